@@ -1,0 +1,46 @@
+"""What a search leaves: plain records that reports, tables and exports read. They know neither Optuna nor Hydra."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from predictors.latency import LatencyPredictor
+from search_spaces.space import Arch, Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One evaluated arch. `metrics` has every metric that the device knows: `error` and the costs as deployed."""
+
+    number: int
+    arch: Arch
+    metrics: Mapping[str, float]
+    latency_std_s: float
+    feasible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """All finished candidates of a search, and what was asked.
+
+    Attributes:
+        space: as trained; `deployed_space` has the graphs whose costs were counted.
+        objectives: names of metrics, in Optuna's order.
+        constraints: upper bounds by metric name, in SI units (`{"latency_s": 0.005}`).
+        candidates: in the order in which they were asked.
+        front: positions in `candidates` of the feasible Pareto front, by increasing latency.
+        reference_point: losses that bound the hypervolume, one for each objective.
+        hypervolumes: after each candidate; same length as `candidates`.
+        accuracy_s: seconds spent evaluating accuracy in this process, `total_s` in the search altogether.
+    """
+
+    space: Space
+    deployed_space: Space
+    predictor: LatencyPredictor
+    objectives: tuple[str, ...]
+    constraints: Mapping[str, float]
+    candidates: tuple[Candidate, ...]
+    front: tuple[int, ...]
+    reference_point: tuple[float, ...]
+    hypervolumes: tuple[float, ...]
+    accuracy_s: float
+    total_s: float
