@@ -1,0 +1,118 @@
+"""What one kernel costs whatever the clock says: multiply-accumulates and bytes moved; and a network's peak memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from predictors.fusion import Kernel, KernelNode
+from predictors.graph import Graph
+from predictors.operators import Conv2d, ConvTranspose2d, Linear, Normalization, padded_shape
+
+BYTES_PER_ELEMENT = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Work of a kernel or a network as executed: after fusion, after channel padding, in its dtype. Costs add up."""
+
+    macs: int = 0
+    read_bytes: int = 0
+    weight_bytes: int = 0
+    write_bytes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            macs=self.macs + other.macs,
+            read_bytes=self.read_bytes + other.read_bytes,
+            weight_bytes=self.weight_bytes + other.weight_bytes,
+            write_bytes=self.write_bytes + other.write_bytes,
+        )
+
+    @property
+    def flops(self) -> int:
+        """2 * macs: a multiplication and an addition each."""
+        return 2 * self.macs
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes that must move: inputs once, weights once, outputs once."""
+        return self.read_bytes + self.weight_bytes + self.write_bytes
+
+    @property
+    def arithmetic_intensity(self) -> float:
+        """flops / traffic_bytes, in FLOP per byte; 0 where nothing moves."""
+        return self.flops / self.traffic_bytes if self.traffic_bytes else 0.0
+
+
+def bytes_per_element(dtype: str) -> int:
+    """Size of one element.
+
+    Raises:
+        ValueError: the dtype is not one of `BYTES_PER_ELEMENT`.
+    """
+    if dtype not in BYTES_PER_ELEMENT:
+        raise ValueError(f"unknown dtype {dtype!r}; known are {sorted(BYTES_PER_ELEMENT)}")
+    return BYTES_PER_ELEMENT[dtype]
+
+
+def kernel_cost(kernel: Kernel, channel_alignment: int = 1) -> Cost:
+    """Cost of one launch.
+
+    traffic = inputs of the anchor + further inputs of what is fused + weights + output of the last operator. A
+    batch_norm fused into a convolution or linear layer folds into its weights: no macs, one bias for each channel.
+    """
+    size = bytes_per_element(kernel.dtype)
+    anchor = kernel.anchor.padded(channel_alignment)
+    macs, read, held, written = anchor.macs, anchor.read_elements, anchor.held_elements, anchor.write_elements
+    for operator in kernel.fused:
+        follower = operator.padded(channel_alignment)
+        read += follower.read_elements - written
+        if _folds(kernel, operator):
+            held += 0 if anchor.bias else anchor.output_shape[1]  # type: ignore[attr-defined]
+        else:
+            macs += follower.macs
+            held += follower.held_elements
+        written = follower.write_elements
+    return Cost(macs=macs, read_bytes=read * size, weight_bytes=held * size, write_bytes=written * size)
+
+
+def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1) -> int:
+    """All weights plus the largest sum of activations alive while one kernel runs, in bytes.
+
+    A tensor lives from the kernel that writes it (an input of the network from the start) to the last kernel that
+    reads it (an output to the end). While a kernel runs its inputs and its output are alive together.
+    """
+    size = bytes_per_element(dtype)
+    last_use = {origin: step for step, node in enumerate(kernels) for origin in node.inputs}
+    written = {node.nodes[-1] for node in kernels}
+    for index in graph.outputs:
+        while index not in written and graph.nodes[index].inputs:
+            index = graph.nodes[index].inputs[0]
+        last_use[index] = len(kernels)
+
+    def tensor_bytes(index: int) -> int:
+        return size * prod(padded_shape(graph.nodes[index].operator.output_shape, channel_alignment))
+
+    ends: list[list[int]] = [[] for _ in range(len(kernels) + 1)]
+    alive = 0
+    for origin, step in last_use.items():
+        ends[step].append(origin)
+        if origin not in written:
+            alive += tensor_bytes(origin)
+    peak = alive
+    for step, node in enumerate(kernels):
+        alive += tensor_bytes(node.nodes[-1])
+        peak = max(peak, alive)
+        alive -= sum(tensor_bytes(origin) for origin in ends[step])
+        if node.nodes[-1] not in last_use:
+            alive -= tensor_bytes(node.nodes[-1])
+    return peak + sum(kernel_cost(node.kernel, channel_alignment).weight_bytes for node in kernels)
+
+
+def _folds(kernel: Kernel, operator: object) -> bool:
+    return (
+        isinstance(operator, Normalization)
+        and operator.method == "batch_norm"
+        and operator is kernel.fused[0]
+        and isinstance(kernel.anchor, Conv2d | ConvTranspose2d | Linear)
+    )

@@ -1,0 +1,334 @@
+"""A device as data: measured or published peaks, bandwidths, launch cost, efficiencies, each with its source.
+
+A device file (`configs/hw/*.yaml`, or a user's own) gives every number as `{value: 35, unit: GB/s, source: "..."}`.
+What no source gives is left out, and asking for it is an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from predictors.cost import BYTES_PER_ELEMENT
+from predictors.mapping import check_keys, check_type, named_file, read_yaml
+from predictors.paths import shipped, user_device_folders
+
+UNITS: dict[str, dict[str, float]] = {
+    "compute": {"FLOP/s": 1.0, "MFLOP/s": 1e6, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "GOP/s": 1e9, "TOP/s": 1e12},
+    "bandwidth": {"B/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12},
+    "capacity": {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "kB": 1e3, "MB": 1e6, "GB": 1e9},
+    "time": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
+    "energy": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12},
+    "count": {"elements": 1.0, "channels": 1.0},
+}
+
+
+class DeviceNotMeasuredError(ValueError):
+    """The device file only says how to measure the device, and nobody has yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """A positive number in SI units and where it comes from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLevel:
+    """A cache, or with `capacity_bytes=None` the memory that holds everything."""
+
+    name: str
+    bandwidth: Quantity
+    capacity: Quantity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassEfficiency:
+    """Share of the roofline that kernels of one class reach: roofline time / measured time, fitted on measurements.
+
+    efficiency = value * (clamp(roofline_s, low_s, high_s) / reference_s) ** slope. With 0 <= slope < 1 small kernels
+    are the less efficient ones, and more work never takes less time. `spread` is the standard deviation of
+    ln(measured / predicted).
+    """
+
+    value: float
+    spread: float
+    slope: float = 0.0
+    reference_s: float = 1.0
+    low_s: float = 0.0
+    high_s: float = float("inf")
+    num_kernels: int = 0
+    source: str
+
+    def at(self, roofline_s: float) -> float:
+        """Efficiency of a kernel whose roofline time is `roofline_s` seconds."""
+        if self.slope == 0.0:
+            return self.value
+        clamped = min(max(roofline_s, self.low_s), self.high_s)
+        return float(self.value * (clamped / self.reference_s) ** self.slope)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What is known about a device. `load_device` makes it.
+
+    Attributes:
+        runtime: name of the runtime (`configs/runtime`) that its numbers belong to.
+        dtype: what networks are usually deployed in.
+        peaks: FLOP/s by dtype (integer operations for int8).
+        memory: levels from the smallest cache to the memory that holds everything.
+        launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
+        alignment: channels are stored and computed in multiples of this.
+        efficiency: by dtype, by kernel class (`Kernel.classes`).
+        energy_per_mac, energy_per_byte: joules, where a source gives them.
+        network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
+        tables: files of lookup tables measured on the device.
+    """
+
+    name: str
+    description: str
+    runtime: str
+    dtype: str
+    peaks: Mapping[str, Quantity]
+    memory: tuple[MemoryLevel, ...]
+    launch: Quantity | None = None
+    alignment: Quantity | None = None
+    efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
+    energy_per_mac: Quantity | None = None
+    energy_per_byte: Quantity | None = None
+    network_overhead: Quantity | None = None
+    kernel_overhead: Quantity | None = None
+    tables: tuple[Path, ...] = ()
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(self.peaks)
+
+    @property
+    def launch_s(self) -> float:
+        return self.launch.value if self.launch else 0.0
+
+    @property
+    def channel_alignment(self) -> int:
+        return int(self.alignment.value) if self.alignment else 1
+
+    @property
+    def bandwidth(self) -> float:
+        """Bandwidth of the memory that holds everything, byte/s."""
+        return self.memory[-1].bandwidth.value
+
+    @property
+    def has_energy(self) -> bool:
+        return self.energy_per_mac is not None or self.energy_per_byte is not None
+
+    def peak_flops(self, dtype: str | None = None) -> float:
+        """Peak FLOP/s in a dtype, the usual one if none is named.
+
+        Raises:
+            ValueError: no source gives a peak for that dtype.
+        """
+        dtype = dtype or self.dtype
+        if dtype not in self.peaks:
+            raise ValueError(f"device {self.name!r} has no peak for dtype {dtype!r}; it lists {list(self.dtypes)}")
+        return self.peaks[dtype].value
+
+    def ridge_point(self, dtype: str | None = None) -> float:
+        """peak FLOP/s / memory bandwidth, in FLOP per byte: below it memory decides, above it compute.
+
+        Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009.
+        """
+        return self.peak_flops(dtype) / self.bandwidth
+
+    def attainable_flops(self, intensity: float, dtype: str | None = None) -> float:
+        """min(peak, intensity * bandwidth), in FLOP/s, from the memory that holds everything."""
+        return min(self.peak_flops(dtype), intensity * self.bandwidth)
+
+    def bandwidth_for(self, working_set_bytes: float) -> float:
+        """Bandwidth of the smallest level that holds the working set, byte/s."""
+        for level in self.memory[:-1]:
+            if level.capacity is not None and working_set_bytes <= level.capacity.value:
+                return level.bandwidth.value
+        return self.bandwidth
+
+    def sources(self) -> dict[str, str]:
+        """Every number's name and source."""
+        found = {f"peak {dtype}": peak.source for dtype, peak in self.peaks.items()}
+        for level in self.memory:
+            found[f"bandwidth {level.name}"] = level.bandwidth.source
+            if level.capacity:
+                found[f"capacity {level.name}"] = level.capacity.source
+        for name in ("launch", "alignment", "energy_per_mac", "energy_per_byte", "network_overhead", "kernel_overhead"):
+            if quantity := getattr(self, name):
+                found[name.replace("_", " ")] = quantity.source
+        for dtype, classes in self.efficiency.items():
+            for kernel_class, efficiency in classes.items():
+                found[f"efficiency {kernel_class} {dtype}"] = efficiency.source
+        return found
+
+
+def available_devices() -> list[str]:
+    """Names that `load_device` takes: shipped devices and the user's own."""
+    return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")})
+
+
+def load_device(name: str | Path) -> Device:
+    """A device by its name in `configs/hw`, `./hw` or `$RIDGELINE_HOME/hw`, or from a path to a YAML file.
+
+    >>> round(load_device("v100").ridge_point("float32"), 1)
+    15.6
+
+    Raises:
+        ValueError: no such device (all that exist are listed), or its file is malformed.
+        DeviceNotMeasuredError: the device is this machine and it has not been measured.
+    """
+    path = named_file(name, _folders(), "device")
+    return device_from_mapping(read_yaml(path), source=str(path))
+
+
+def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> Device:
+    """Validate a device's plain mapping, as its YAML file or a Hydra group gives it, and freeze it.
+
+    A mapping of just `name` and `measure_with` stands for a device that is measured where it is used: the file that
+    the measurement left in the user's folders is loaded instead.
+
+    Raises:
+        ValueError: a misspelled key, a wrong type, an unknown unit, a number that is not positive.
+        DeviceNotMeasuredError: the device has not been measured yet.
+    """
+    if isinstance(mapping, Mapping) and "measure_with" in mapping:
+        return _measured_device(check_keys(mapping, ("name", "measure_with"), ("name",), source))
+    optional = (
+        "launch", "alignment", "efficiency", "energy_per_mac", "energy_per_byte", "network_overhead",
+        "kernel_overhead", "tables",
+    )  # fmt: skip
+    required = ("name", "description", "runtime", "dtype", "peak", "memory")
+    keys = check_keys(mapping, (*required, *optional), required, source)
+    name = check_type(keys["name"], str, f"{source}: name")
+
+    def quantity(key: str, dimension: str) -> Quantity | None:
+        return _quantity(keys[key], dimension, f"{source}: {key}") if key in keys else None
+
+    peaks = {
+        _dtype(dtype, f"{source}: peak"): _quantity(peak, "compute", f"{source}: peak.{dtype}")
+        for dtype, peak in check_type(keys["peak"], Mapping, f"{source}: peak").items()  # type: ignore[type-abstract]
+    }
+    device = Device(
+        name=name,
+        description=check_type(keys["description"], str, f"{source}: description"),
+        runtime=check_type(keys["runtime"], str, f"{source}: runtime"),
+        dtype=_dtype(keys["dtype"], f"{source}: dtype"),
+        peaks=MappingProxyType(peaks),
+        memory=_memory(keys["memory"], f"{source}: memory"),
+        launch=quantity("launch", "time"),
+        alignment=quantity("alignment", "count"),
+        efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
+        energy_per_mac=quantity("energy_per_mac", "energy"),
+        energy_per_byte=quantity("energy_per_byte", "energy"),
+        network_overhead=quantity("network_overhead", "time"),
+        kernel_overhead=quantity("kernel_overhead", "time"),
+        tables=tuple(_table(file, source) for file in check_type(keys.get("tables", []), list, f"{source}: tables")),
+    )
+    device.peak_flops()
+    if device.alignment and device.alignment.value != int(device.alignment.value):
+        raise ValueError(f"{source}: alignment must be a whole number of channels, found {device.alignment.value}")
+    return device
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _folders() -> tuple[Path, ...]:
+    return (shipped("hw"), *user_device_folders())
+
+
+def _measured_device(reference: Mapping[str, Any]) -> Device:
+    name = check_type(reference["name"], str, "name")
+    for folder in user_device_folders():
+        if (path := folder / f"{name}.yaml").is_file():
+            return device_from_mapping(read_yaml(path), source=str(path))
+    raise DeviceNotMeasuredError(
+        f"device {name!r} has not been measured on this machine; run `python -m predictors.profile --device {name}`"
+    )
+
+
+def _dtype(value: object, where: str) -> str:
+    if value not in BYTES_PER_ELEMENT:
+        raise ValueError(f"{where}: unknown dtype {value!r}; known are {sorted(BYTES_PER_ELEMENT)}")
+    return str(value)
+
+
+def _positive(value: object, where: str) -> float:
+    number = float(check_type(value, (int, float), where))
+    if not 0.0 < number < float("inf"):
+        raise ValueError(f"{where}: must be positive and finite, found {value!r}")
+    return number
+
+
+def _quantity(mapping: object, dimension: str, where: str) -> Quantity:
+    keys = check_keys(mapping, ("value", "unit", "source"), ("value", "unit", "source"), where)
+    units = UNITS[dimension]
+    if keys["unit"] not in units:
+        raise ValueError(f"{where}: unknown unit {keys['unit']!r}; allowed are {list(units)}")
+    source = check_type(keys["source"], str, f"{where}: source")
+    if not source.strip():
+        raise ValueError(f"{where}: source must say where the number comes from, found an empty text")
+    return Quantity(value=_positive(keys["value"], f"{where}: value") * units[keys["unit"]], source=source)
+
+
+def _memory(entries: object, where: str) -> tuple[MemoryLevel, ...]:
+    levels = []
+    for index, entry in enumerate(check_type(entries, list, where)):
+        here = f"{where}[{index}]"
+        keys = check_keys(entry, ("name", "bandwidth", "capacity"), ("name", "bandwidth"), here)
+        capacity = _quantity(keys["capacity"], "capacity", f"{here}: capacity") if "capacity" in keys else None
+        bandwidth = _quantity(keys["bandwidth"], "bandwidth", f"{here}: bandwidth")
+        levels.append(MemoryLevel(name=check_type(keys["name"], str, here), bandwidth=bandwidth, capacity=capacity))
+    if not levels:
+        raise ValueError(f"{where}: at least one level of memory is needed")
+    for smaller, larger in zip(levels, levels[1:]):
+        if smaller.capacity is None:
+            raise ValueError(f"{where}: level {smaller.name!r} needs a capacity; only the last level may lack one")
+        if larger.capacity is not None and larger.capacity.value <= smaller.capacity.value:
+            raise ValueError(f"{where}: level {larger.name!r} must hold more than level {smaller.name!r} before it")
+        if larger.bandwidth.value > smaller.bandwidth.value:
+            raise ValueError(f"{where}: level {larger.name!r} is faster than the smaller level {smaller.name!r}")
+    return tuple(levels)
+
+
+def _efficiency(mapping: object, where: str) -> Mapping[str, Mapping[str, ClassEfficiency]]:
+    return MappingProxyType(
+        {
+            _dtype(dtype, where): MappingProxyType(
+                {
+                    str(name): _class_efficiency(entry, f"{where}.{dtype}.{name}")
+                    for name, entry in check_type(classes, Mapping, f"{where}.{dtype}").items()  # type: ignore[type-abstract]
+                }
+            )
+            for dtype, classes in check_type(mapping, Mapping, where).items()  # type: ignore[type-abstract]
+        }
+    )
+
+
+def _class_efficiency(entry: object, where: str) -> ClassEfficiency:
+    optional = ("slope", "reference_s", "low_s", "high_s", "num_kernels")
+    keys = dict(check_keys(entry, ("value", "spread", "source", *optional), ("value", "spread", "source"), where))
+    numbers = {key: _positive(keys[key], f"{where}: {key}") for key in keys if key not in {"source", "slope"}}
+    slope = float(check_type(keys.get("slope", 0.0), (int, float), f"{where}: slope"))
+    if not 0.0 <= slope < 1.0:
+        raise ValueError(f"{where}: slope must be in [0, 1), found {slope}")
+    num_kernels = int(numbers.pop("num_kernels", 0))
+    source = check_type(keys["source"], str, f"{where}: source")
+    return ClassEfficiency(**numbers, slope=slope, num_kernels=num_kernels, source=source)
+
+
+def _table(file: object, source: str) -> Path:
+    """A table's file name is relative to the device file; a composed mapping has none, so all folders are tried."""
+    name = check_type(file, str, f"{source}: tables")
+    candidates = [folder / name for folder in (Path(source).parent, *_folders())]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    raise ValueError(f"{source}: table {name!r} is in none of {[str(path.parent) for path in candidates]}")

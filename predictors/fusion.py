@@ -1,0 +1,224 @@
+"""From operators to kernels: what a runtime launches once it has fused what it can.
+
+Which operators fuse is data, one file a runtime in `configs/runtime`. A rule names the operators that may start a
+kernel and slots that may follow in order, each optional: `Conv -> BN -> ReLU` matches `[[batch_norm], [relu]]` whole,
+`Conv -> ReLU -> BN` only up to the ReLU, since the slot of the batch norm has passed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from predictors.graph import Graph
+from predictors.mapping import check_keys, check_type, named_file, read_yaml
+from predictors.operators import Conv2d, Operator, operator_from_text
+from predictors.paths import shipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Operators, by kind or variant, that may come at this place of a kernel; any number of them where it repeats."""
+
+    names: frozenset[str]
+    repeats: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionRule:
+    """A kernel that starts with one of `anchors` may go on with the slots, in order."""
+
+    anchors: frozenset[str]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """How a runtime turns a graph into kernels."""
+
+    name: str
+    description: str
+    source: str
+    rules: tuple[FusionRule, ...]
+    removes_dead_branches: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the runtime launches: an anchor operator and what is fused into it. Hashable; `text` keys the tables."""
+
+    anchor: Operator
+    fused: tuple[Operator, ...]
+    dtype: str
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.anchor, self.fused, self.dtype))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: hashes of strings differ from process to process."""
+        return {"anchor": self.anchor, "fused": self.fused, "dtype": self.dtype}
+
+    @cached_property
+    def text(self) -> str:
+        """Canonical text without the dtype, which the table's header says."""
+        return " + ".join(operator.text for operator in (self.anchor, *self.fused))
+
+    @property
+    def kind(self) -> str:
+        """Variant of the anchor, e.g. 'conv2d', 'depthwise_conv2d', 'add'."""
+        return self.anchor.variant
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names under which an efficiency may be filed, the most specific first.
+
+        >>> kernel_from_text("conv2d(in_channels=8, out_channels=8, height=4, width=4, kernel=(3, 3))", "int8").classes
+        ('conv2d_3x3_s1', 'conv2d_3x3', 'conv2d')
+        """
+        anchor = self.anchor
+        if isinstance(anchor, Conv2d):
+            variant = "grouped_conv2d" if anchor.groups > 1 and not anchor.is_depthwise else anchor.variant
+            sized = f"{variant}_{anchor.kernel[0]}x{anchor.kernel[1]}"
+            return f"{sized}_s{anchor.stride[0]}", sized, variant
+        return tuple(dict.fromkeys((anchor.variant, anchor.kind)))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelNode:
+    """A kernel in its place: the graph's nodes that it runs and, behind views, the nodes whose outputs it reads."""
+
+    kernel: Kernel
+    nodes: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+def kernel_from_text(text: str, dtype: str) -> Kernel:
+    """Read what `Kernel.text` wrote."""
+    anchor, *fused = (operator_from_text(part) for part in text.split(" + "))
+    return make_kernel(anchor, tuple(fused), dtype)
+
+
+make_kernel = lru_cache(maxsize=1 << 16)(Kernel)
+"""The kernel of these operators, shared between all networks that have it."""
+
+
+def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
+    """Kernels of the network in an order that the runtime could run.
+
+    A follower is fused when its rule has a slot for it, it is the only reader of what the kernel has written so far,
+    and it does not change the shape. Operators that launch nothing vanish.
+    """
+    nodes = graph.nodes
+    reader: list[int] = [-1] * len(nodes)  # the only reader of each node, or -2 for several
+    for index, node in enumerate(nodes):
+        for source in node.inputs:
+            reader[source] = index if reader[source] == -1 else -2
+    for index in graph.outputs:
+        reader[index] = -2
+    alive = _alive(graph) if runtime.removes_dead_branches else None
+
+    origin = list(range(len(nodes)))  # where the data of each node was written, behind views
+    done = [False] * len(nodes)
+    found: list[KernelNode] = []
+    for index, node in enumerate(nodes):
+        if done[index] or (alive is not None and not alive[index]):
+            continue
+        if not node.operator.moves_data:
+            if node.inputs:
+                origin[index] = origin[node.inputs[0]]
+            continue
+        members = [index]
+        inputs = [origin[source] for source in node.inputs]
+        slots = _slots_after(runtime, node.operator)
+        last = index
+        while slots and (follower := reader[last]) >= 0:
+            operator = nodes[follower].operator
+            slots = _advance(slots, operator)
+            if slots is None or operator.output_shape != nodes[last].operator.output_shape:
+                break
+            inputs += [source for source in nodes[follower].inputs if source != last]
+            last = follower
+            members.append(last)
+            done[last] = True
+        kernel = make_kernel(node.operator, tuple([nodes[member].operator for member in members[1:]]), dtype)
+        found.append(KernelNode(kernel, tuple(members), tuple(inputs)))
+    found.sort(key=lambda kernel_node: kernel_node.nodes[-1])
+    return tuple(
+        KernelNode(each.kernel, each.nodes, tuple([origin[source] for source in each.inputs])) for each in found
+    )
+
+
+def load_runtime(name: str | Path) -> Runtime:
+    """The runtime of that name in `configs/runtime`, or of a YAML file."""
+    path = named_file(name, (shipped("runtime"),), "runtime")
+    return runtime_from_mapping(read_yaml(path), str(path.name))
+
+
+def runtime_from_mapping(mapping: Mapping[str, Any], where: str = "runtime") -> Runtime:
+    """Validate a runtime's plain mapping and freeze it. A slot is a list of names, or `repeat: [names]`."""
+    keys = ("name", "description", "source", "removes_dead_branches", "fusion")
+    check_keys(mapping, keys, keys, where)
+    return Runtime(
+        name=check_type(mapping["name"], str, f"{where}: name"),
+        description=check_type(mapping["description"], str, f"{where}: description"),
+        source=check_type(mapping["source"], str, f"{where}: source"),
+        removes_dead_branches=check_type(mapping["removes_dead_branches"], bool, f"{where}: removes_dead_branches"),
+        rules=tuple(
+            _rule(rule, f"{where}: fusion[{index}]")
+            for index, rule in enumerate(check_type(mapping["fusion"], list, f"{where}: fusion"))
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _alive(graph: Graph) -> list[bool]:
+    alive = [False] * len(graph.nodes)
+    for index in graph.outputs:
+        alive[index] = True
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if alive[index]:
+            for source in graph.nodes[index].inputs:
+                alive[source] = True
+    return alive
+
+
+def _slots_after(runtime: Runtime, anchor: Operator) -> tuple[Slot, ...] | None:
+    for rule in runtime.rules:
+        if anchor.variant in rule.anchors or anchor.kind in rule.anchors:
+            return rule.slots
+    return None
+
+
+def _advance(slots: tuple[Slot, ...], operator: Operator) -> tuple[Slot, ...] | None:
+    """Slots that remain after the operator took the first that fits; None where none does."""
+    for index, slot in enumerate(slots):
+        if operator.variant in slot.names or operator.kind in slot.names:
+            return slots[index if slot.repeats else index + 1 :]
+    return None
+
+
+def _rule(mapping: object, where: str) -> FusionRule:
+    rule = check_keys(mapping, ("anchors", "then"), ("anchors", "then"), where)
+    return FusionRule(
+        anchors=_names(rule["anchors"], f"{where}: anchors"),
+        slots=tuple(_slot(slot, f"{where}: then[{index}]") for index, slot in enumerate(rule["then"])),
+    )
+
+
+def _slot(slot: object, where: str) -> Slot:
+    if isinstance(slot, Mapping):
+        return Slot(names=_names(check_keys(slot, ("repeat",), ("repeat",), where)["repeat"], where), repeats=True)
+    return Slot(names=_names(slot, where))
+
+
+def _names(names: object, where: str) -> frozenset[str]:
+    return frozenset(check_type(name, str, where) for name in check_type(names, list, where))
+
+
