@@ -7,7 +7,6 @@ What no source gives is left out, and asking for it is an error.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from predictors.cost import BYTES_PER_ELEMENT
@@ -185,7 +184,11 @@ def load_device(name: str | Path) -> Device:
         DeviceNotMeasuredError: the device is this machine and it has not been measured.
     """
     path = named_file(name, _folders(), "device")
-    return device_from_mapping(read_yaml(path), source=str(path))
+    mapping = read_yaml(path)
+    own = [folder / path.name for folder in user_device_folders() if (folder / path.name).is_file()]
+    if path.parent == shipped("hw") and own and "measure_with" not in mapping:
+        raise ValueError(f"device {str(name)!r} is shipped with ridgeline, and {own[0]} has the same name; rename yours")
+    return device_from_mapping(mapping, source=str(path))
 
 
 def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> Device:
@@ -220,7 +223,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
         description=check_type(keys["description"], str, f"{source}: description"),
         runtime=check_type(keys["runtime"], str, f"{source}: runtime"),
         dtype=_dtype(keys["dtype"], f"{source}: dtype"),
-        peaks=MappingProxyType(peaks),
+        peaks=peaks,
         memory=_memory(keys["memory"], f"{source}: memory"),
         launch=quantity("launch", "time"),
         alignment=quantity("alignment", "count"),
@@ -299,17 +302,13 @@ def _memory(entries: object, where: str) -> tuple[MemoryLevel, ...]:
 
 
 def _efficiency(mapping: object, where: str) -> Mapping[str, Mapping[str, ClassEfficiency]]:
-    return MappingProxyType(
-        {
-            _dtype(dtype, where): MappingProxyType(
-                {
-                    str(name): _class_efficiency(entry, f"{where}.{dtype}.{name}")
-                    for name, entry in check_type(classes, Mapping, f"{where}.{dtype}").items()  # type: ignore[type-abstract]
-                }
-            )
-            for dtype, classes in check_type(mapping, Mapping, where).items()  # type: ignore[type-abstract]
+    return {
+        _dtype(dtype, where): {
+            str(name): _class_efficiency(entry, f"{where}.{dtype}.{name}")
+            for name, entry in check_type(classes, Mapping, f"{where}.{dtype}").items()  # type: ignore[type-abstract]
         }
-    )
+        for dtype, classes in check_type(mapping, Mapping, where).items()  # type: ignore[type-abstract]
+    }
 
 
 def _class_efficiency(entry: object, where: str) -> ClassEfficiency:
