@@ -6,6 +6,7 @@ What no source gives is left out, and asking for it is an error.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,9 @@ def load_device(name: str | Path) -> Device:
     mapping = read_yaml(path)
     own = [folder / path.name for folder in user_device_folders() if (folder / path.name).is_file()]
     if path.parent == shipped("hw") and own and "measure_with" not in mapping:
-        raise ValueError(f"device {str(name)!r} is shipped with ridgeline, and {own[0]} has the same name; rename yours")
+        raise ValueError(
+            f"device {str(name)!r} is shipped with ridgeline, and {own[0]} has the same name; rename yours"
+        )
     return device_from_mapping(mapping, source=str(path))
 
 
@@ -216,7 +219,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
 
     peaks = {
         _dtype(dtype, f"{source}: peak"): _quantity(peak, "compute", f"{source}: peak.{dtype}")
-        for dtype, peak in check_type(keys["peak"], Mapping, f"{source}: peak").items()  # type: ignore[type-abstract]
+        for dtype, peak in check_type(keys["peak"], Mapping, f"{source}: peak").items()
     }
     device = Device(
         name=name,
@@ -291,7 +294,7 @@ def _memory(entries: object, where: str) -> tuple[MemoryLevel, ...]:
         levels.append(MemoryLevel(name=check_type(keys["name"], str, here), bandwidth=bandwidth, capacity=capacity))
     if not levels:
         raise ValueError(f"{where}: at least one level of memory is needed")
-    for smaller, larger in zip(levels, levels[1:]):
+    for smaller, larger in pairwise(levels):
         if smaller.capacity is None:
             raise ValueError(f"{where}: level {smaller.name!r} needs a capacity; only the last level may lack one")
         if larger.capacity is not None and larger.capacity.value <= smaller.capacity.value:
@@ -305,9 +308,9 @@ def _efficiency(mapping: object, where: str) -> Mapping[str, Mapping[str, ClassE
     return {
         _dtype(dtype, where): {
             str(name): _class_efficiency(entry, f"{where}.{dtype}.{name}")
-            for name, entry in check_type(classes, Mapping, f"{where}.{dtype}").items()  # type: ignore[type-abstract]
+            for name, entry in check_type(classes, Mapping, f"{where}.{dtype}").items()
         }
-        for dtype, classes in check_type(mapping, Mapping, where).items()  # type: ignore[type-abstract]
+        for dtype, classes in check_type(mapping, Mapping, where).items()
     }
 
 

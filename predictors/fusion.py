@@ -220,5 +220,3 @@ def _slot(slot: object, where: str) -> Slot:
 
 def _names(names: object, where: str) -> frozenset[str]:
     return frozenset(check_type(name, str, where) for name in check_type(names, list, where))
-
-

@@ -31,10 +31,10 @@ class UnknownOperatorError(ValueError):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def operator(cls: _OperatorClass) -> _OperatorClass:
     """Make a class a frozen, hashable operator and register it under its `kind`, the name that tables use."""
-    made = dataclass(frozen=True, kw_only=True)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True)(cls)
     made.__hash__ = Operator.__hash__
     OPERATORS[made.kind] = made
-    return made
+    return cls
 
 
 class Operator(ABC):
@@ -432,7 +432,7 @@ class Linear(Operator):
 
 @operator
 class MatMul(Operator):
-    """Product of two computed tensors (..., rows, inner) x (..., inner, columns). macs = batch * rows * inner * columns.
+    """Product of computed tensors (..., rows, inner) x (..., inner, columns). macs = batch * rows * inner * columns.
 
     `left` and `right` are the shapes as the product sees them; leading axes broadcast.
     """
@@ -498,9 +498,7 @@ class Attention(Operator):
         return scores * (self.head_dim + self.value_dim)
 
     def padded(self, alignment: int) -> "Attention":
-        return replace(
-            self, head_dim=round_up(self.head_dim, alignment), value_dim=round_up(self.value_dim, alignment)
-        )
+        return replace(self, head_dim=round_up(self.head_dim, alignment), value_dim=round_up(self.value_dim, alignment))
 
 
 # --------------------------------------------------------------------------------------- operators on single tensors
