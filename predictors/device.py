@@ -328,7 +328,7 @@ def _class_efficiency(entry: object, where: str) -> ClassEfficiency:
 
 def _table(file: object, source: str) -> Path:
     """A table's file name is relative to the device file; a composed mapping has none, so all folders are tried."""
-    name = check_type(file, str, f"{source}: tables")
+    name: str = check_type(file, str, f"{source}: tables")
     candidates = [folder / name for folder in (Path(source).parent, *_folders())]
     for path in candidates:
         if path.is_file():
