@@ -1,6 +1,7 @@
 """What every search space offers. An arch is one choice of every knob: a plain, JSON-able `dict[str, int]`."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -47,6 +48,9 @@ class Space(Protocol):
 
     def largest(self) -> Arch: ...
 
+    def image_size(self, arch: Mapping[str, int]) -> int:
+        """Height and width of the images that the arch is trained and evaluated on, in pixels."""
+
     def graph(self, arch: Mapping[str, int]) -> Graph:
         """The network as operators, without building a module."""
 
@@ -59,5 +63,89 @@ class Space(Protocol):
     def encode(self, archs: Sequence[Mapping[str, int]]) -> np.ndarray:
         """Archs as indices into `choices`: int64 of shape (len(archs), len(choices))."""
 
+    def decode(self, indices: np.ndarray) -> list[Arch]:
+        """The archs that `encode` turned into indices."""
+
     def deployed(self, resolution: int | None = None, batch: int = 1) -> Self:
         """The space as deployed: its graphs take images so large that the largest resolution becomes `resolution`."""
+
+
+class KnobSpace(ABC):
+    """Abstract. What follows from the knobs alone; a space adds its choices, its dead knobs, graphs and modules."""
+
+    name: str
+    num_classes: int
+
+    @property
+    @abstractmethod
+    def choices(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int: ...
+
+    @abstractmethod
+    def dead_knobs(self, arch: Mapping[str, int]) -> Iterable[str]:
+        """Knobs without effect in this arch, e.g. those of blocks beyond a stage's depth."""
+
+    @abstractmethod
+    def graph(self, arch: Mapping[str, int]) -> Graph: ...
+
+    @abstractmethod
+    def build(self, arch: Mapping[str, int]) -> "nn.Module": ...
+
+    @abstractmethod
+    def deployed(self, resolution: int | None = None, batch: int = 1) -> Self: ...
+
+    def check(self, arch: Mapping[str, int]) -> None:
+        """Raise ValueError unless the arch gives every knob, and only those, a value that `choices` lists."""
+        choices = self.choices
+        for knob, values in choices.items():
+            if arch.get(knob) not in values:
+                found = f"has {arch[knob]!r}" if knob in arch else "does not give it"
+                raise ValueError(f"space {self.name!r}: knob {knob!r} takes {list(values)}; the arch {found}")
+        if len(arch) != len(choices):
+            unknown = sorted(set(arch) - set(choices))
+            raise ValueError(f"space {self.name!r} has no knobs {unknown}; it has {list(choices)}")
+
+    def canonical(self, arch: Mapping[str, int]) -> Arch:
+        self.check(arch)
+        return {knob: arch[knob] for knob in self.choices} | {
+            knob: self.choices[knob][0] for knob in self.dead_knobs(arch)
+        }
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        return self.canonical({knob: values[rng.integers(len(values))] for knob, values in self.choices.items()})
+
+    def smallest(self) -> Arch:
+        return {knob: values[0] for knob, values in self.choices.items()}
+
+    def largest(self) -> Arch:
+        return {knob: values[-1] for knob, values in self.choices.items()}
+
+    def image_size(self, arch: Mapping[str, int]) -> int:
+        return arch.get("resolution", self.resolution)
+
+    def encode(self, archs: Sequence[Mapping[str, int]]) -> np.ndarray:
+        for arch in archs:
+            self.check(arch)
+        rows = [[values.index(arch[knob]) for knob, values in self.choices.items()] for arch in archs]
+        return np.array(rows, dtype=np.int64).reshape(len(archs), len(self.choices))
+
+    def decode(self, indices: np.ndarray) -> list[Arch]:
+        """Archs of an integer array of shape (num_archs, len(choices)).
+
+        Raises:
+            ValueError: another shape, or an index outside of a knob's values.
+        """
+        sizes = [len(values) for values in self.choices.values()]
+        if indices.ndim != 2 or indices.shape[1] != len(sizes):
+            raise ValueError(f"space {self.name!r} decodes arrays of shape (n, {len(sizes)}), found {indices.shape}")
+        if ((indices < 0) | (indices >= np.array(sizes))).any():
+            raise ValueError(f"space {self.name!r}: an index is outside of 0 <= index < {sizes}")
+        return [{knob: values[i] for (knob, values), i in zip(self.choices.items(), row)} for row in indices]
+
+    def supernet(self) -> "Supernet":
+        from search_spaces.supernet import Supernet
+
+        return Supernet(self)
