@@ -5,8 +5,11 @@ Everything below Optuna's border minimises, so a metric that should grow is nega
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from predictors.mapping import check_keys, check_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,33 @@ METRICS: dict[str, Metric] = {
         Metric(name="energy_j", title="energy", unit="mJ", scale=1e-3),
     )
 }
+
+
+def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
+    """The names themselves, once each is a metric and none comes twice.
+
+    >>> check_objectives(["error", "latency_s"])
+    ('error', 'latency_s')
+
+    Raises:
+        ValueError: an unknown or repeated objective, or none at all.
+    """
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"unknown objective {name!r}; there are {list(METRICS)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"objectives must be at least one metric and each only once, found {list(names)}")
+    return tuple(names)
+
+
+def objectives_from_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """Objectives from `{"metrics": [...]}`, the content of a file in `configs/objectives`.
+
+    Raises:
+        ValueError: a misspelled key, or what `check_objectives` refuses.
+    """
+    keys = check_keys(mapping, ("metrics",), ("metrics",), "objectives")
+    return check_objectives(check_type(keys["metrics"], list, "objectives.metrics"))
 
 
 def losses(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> np.ndarray:

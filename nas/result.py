@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from predictors.latency import LatencyPredictor
 from search_spaces.space import Arch, Space
+
+
+class Ending(Enum):
+    """Why a search ended."""
+
+    FINISHED = "finished"
+    EXHAUSTED = "the space has no more networks"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +40,7 @@ class SearchResult:
         reference_point: losses that bound the hypervolume, one for each objective.
         hypervolumes: after each candidate; same length as `candidates`.
         accuracy_s: seconds spent evaluating accuracy in this process, `total_s` in the search altogether.
+        ending: whether it was interrupted, or the space had fewer networks than asked for.
     """
 
     space: Space
@@ -44,3 +54,4 @@ class SearchResult:
     hypervolumes: tuple[float, ...]
     accuracy_s: float
     total_s: float
+    ending: Ending = Ending.FINISHED

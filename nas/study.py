@@ -1,0 +1,270 @@
+"""The search: Optuna proposes archs, the predictor and the accuracy score them, each finished one is stored at once.
+
+The sampler works on a study in memory. A storage that keeps things gets each trial as one record when it is finished,
+since asking through it costs a synchronised write for every knob of every proposal; so a process that is killed loses
+the trial that ran, and no running trial is ever left behind.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from optuna import Study, create_study
+from optuna.samplers import NSGAIISampler
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from nas.constraints import check_reachable, violations
+from nas.objectives import METRICS, check_objectives, losses
+from nas.pareto import Front, pareto_front
+from nas.proposals import DistinctSampler, MakeSampler, SpaceExhaustedError, distributions
+from nas.result import Candidate, Ending, SearchResult
+from predictors.latency import LatencyPredictor, Prediction
+from search_spaces.space import Arch, Space
+
+MARGIN = 1.1
+"""The reference point lies so much beyond the larger cost of the smallest and the largest arch."""
+
+_ASKED = "ridgeline:asked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is searched for: networks of a space, their costs as deployed, and what to minimise under which bounds.
+
+    Args:
+        deployed_space: whose graphs are costed; its knobs are those of `space`.
+        objectives: names in `METRICS`.
+        constraints: upper bounds by metric name, in SI units; see `constraints_from_mapping`.
+
+    Raises:
+        ValueError: an unknown objective or constraint, or one that the device has no figures for.
+    """
+
+    space: Space
+    deployed_space: Space
+    predictor: LatencyPredictor
+    objectives: tuple[str, ...]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_objectives(self.objectives)
+        known = {"error", *self.costs(self.space.smallest())}
+        for name in (*self.objectives, *self.constraints):
+            if name not in known:
+                raise ValueError(
+                    f"device {self.predictor.device.name!r} has no figures for {name!r}; known are {sorted(known)}"
+                )
+
+    def predict(self, arch: Arch) -> Prediction:
+        return self.predictor.predict(self.deployed_space.graph(arch))
+
+    def costs(self, arch: Arch) -> dict[str, float]:
+        return cost_metrics(self.predict(arch))
+
+    def check_reachable(self) -> None:
+        """Raise ValueError, with the least value that the space reaches, where no arch meets the constraints."""
+        check_reachable(self.space, self.costs, self.constraints, self.predictor.device.name)
+
+    @cached_property
+    def reference_point(self) -> tuple[float, ...]:
+        """Losses that bound the hypervolume, known before the search, so that searches of one task compare.
+
+        1.0 for the error, 0 for metrics that should grow, and `MARGIN` times the larger of the smallest and the largest
+        arch's cost for the others. A candidate beyond it adds nothing.
+        """
+        smallest, largest = self.costs(self.space.smallest()), self.costs(self.space.largest())
+        return tuple(
+            1.0 if name == "error" else 0.0 if METRICS[name].maximise else MARGIN * max(smallest[name], largest[name])
+            for name in self.objectives
+        )
+
+    @cached_property
+    def unit_volume(self) -> float:
+        """The hypervolume of a free and faultless network, as intense as the largest arch: what 1.0 on the bar is."""
+        intense = self.costs(self.space.largest())
+        return prod(
+            intense[name] if METRICS[name].maximise else bound
+            for name, bound in zip(self.objectives, self.reference_point)
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON-able; differs when the space, the device, its tables or anything else that is predicted differs."""
+        ends = {"smallest": self.costs(self.space.smallest()), "largest": self.costs(self.space.largest())}
+        return {
+            "space": self.space.name,
+            "choices": {knob: list(values) for knob, values in self.space.choices.items()},
+            "device": self.predictor.device.name,
+            "dtype": self.predictor.dtype,
+            "objectives": list(self.objectives),
+            "constraints": {name: float(bound) for name, bound in self.constraints.items()},
+            "costs": {
+                end: {name: float(f"{cost:.9g}") for name, cost in metrics.items()} for end, metrics in ends.items()
+            },
+        }
+
+
+def cost_metrics(prediction: Prediction) -> dict[str, float]:
+    """All metrics but the error; energy only where the device file gives its figures."""
+    names = [name for name in METRICS if name != "error" and (name != "energy_j" or prediction.device.has_energy)]
+    return {name: float(getattr(prediction, name)) for name in names}
+
+
+def run_search(
+    task: SearchTask,
+    accuracy: Callable[[Arch], float],
+    *,
+    num_trials: int = 200,
+    sampler: MakeSampler = NSGAIISampler,
+    storage: BaseStorage | None = None,
+    study_name: str = "search",
+    identity: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> SearchResult:
+    """Evaluate `num_trials` different networks, or all of the space if it has fewer, and return all that are known.
+
+    Trials that the storage already holds are not evaluated again and count towards `num_trials`. The same arguments
+    give the same trials, also when the search is interrupted and continued. Ctrl-C ends it early with what is there.
+
+    Args:
+        accuracy: arch -> share of right answers in [0, 1].
+        sampler: makes an Optuna sampler from `seed=`.
+        storage: in memory if None.
+        identity: whatever determines the result beside the task and the seed, JSON-able.
+
+    Raises:
+        ValueError: constraints that no arch meets, a stored study of another task, seed or identity, or an accuracy
+            outside of [0, 1].
+    """
+    started = time.perf_counter()
+    if num_trials < 1:
+        raise ValueError(f"num_trials must be at least 1, found {num_trials}")
+    task.check_reachable()
+    stored = _stored_study(storage or InMemoryStorage(), study_name, task, {"seed": seed, **(identity or {})})
+    finished = stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    record = _Record(task)
+    for trial in finished:
+        record.add(trial)
+    start = (task.space.smallest(), task.space.largest())
+    seen = [candidate.arch for candidate in record.candidates]
+    live = create_study(
+        directions=stored.directions, sampler=DistinctSampler(sampler, task.space, seed=seed, start=start, seen=seen)
+    )
+    live.add_trials(finished)
+    ending = Ending.FINISHED
+    bar = tqdm(total=num_trials, initial=len(seen), desc="search", unit="arch", disable=not progress)
+    try:
+        while len(record.candidates) < num_trials:
+            trial = _evaluated(live, task, accuracy, record)
+            stored.add_trial(trial)
+            record.add(trial)
+            relative = record.front.hypervolume / task.unit_volume
+            bar.set_postfix(hypervolume=f"{relative:.4f}", front=len(record.front), refresh=False)
+            bar.update()
+    except SpaceExhaustedError:
+        ending = Ending.EXHAUSTED
+    except KeyboardInterrupt:
+        ending = Ending.INTERRUPTED
+    finally:
+        bar.close()
+    return SearchResult(
+        space=task.space,
+        deployed_space=task.deployed_space,
+        predictor=task.predictor,
+        objectives=task.objectives,
+        constraints=task.constraints,
+        candidates=tuple(record.candidates),
+        front=_front_positions(record.candidates, task.objectives),
+        reference_point=task.reference_point,
+        hypervolumes=tuple(record.hypervolumes),
+        accuracy_s=record.accuracy_s,
+        total_s=time.perf_counter() - started,
+        ending=ending,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+class _Record:
+    """What the search has found so far."""
+
+    def __init__(self, task: SearchTask) -> None:
+        self.task = task
+        self.candidates: list[Candidate] = []
+        self.front = Front.empty(np.array(task.reference_point))
+        self.hypervolumes: list[float] = []
+        self.accuracy_s = 0.0
+
+    def add(self, trial: FrozenTrial) -> None:
+        candidate = Candidate(
+            number=len(self.candidates),
+            arch=dict(trial.user_attrs["arch"]),
+            metrics=dict(trial.user_attrs["metrics"]),
+            latency_std_s=trial.user_attrs["latency_std_s"],
+            feasible=all(excess <= 0.0 for excess in trial.constraints.values()),
+        )
+        self.candidates.append(candidate)
+        if candidate.feasible:
+            self.front = self.front.add(losses([candidate.metrics], self.task.objectives)[0])
+        self.hypervolumes.append(self.front.hypervolume)
+
+
+def _evaluated(
+    live: Study, task: SearchTask, accuracy: Callable[[Arch], float], record: _Record
+) -> FrozenTrial:
+    """The next trial, finished."""
+    trial = live.ask(distributions(task.space))
+    arch = task.space.canonical(trial.params)
+    prediction = task.predict(arch)
+    started = time.perf_counter()
+    share = float(accuracy(dict(arch)))
+    record.accuracy_s += time.perf_counter() - started
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"accuracy must be in [0, 1], found {share} for arch {arch}")
+    metrics = {"error": 1.0 - share, **cost_metrics(prediction)}
+    trial.set_user_attr("arch", arch)
+    trial.set_user_attr("metrics", metrics)
+    trial.set_user_attr("latency_std_s", float(prediction.std_s))
+    for name, excess in violations(metrics, task.constraints).items():
+        trial.set_constraint(name, excess)
+    return live.tell(trial, [metrics[name] for name in task.objectives])
+
+
+def _stored_study(storage: BaseStorage, study_name: str, task: SearchTask, identity: Mapping[str, Any]) -> Study:
+    """The study of that name, made if there is none.
+
+    Raises:
+        ValueError: it was made for something else.
+    """
+    asked = json.loads(json.dumps({**task.fingerprint, **identity}))
+    directions = ["maximize" if METRICS[name].maximise else "minimize" for name in task.objectives]
+    study = create_study(storage=storage, study_name=study_name, directions=directions, load_if_exists=True)
+    found = study.user_attrs.get(_ASKED)
+    if found is None:
+        study.set_user_attr(_ASKED, asked)
+        return study
+    for key in sorted({*asked, *found}):
+        if asked.get(key) != found.get(key):
+            raise ValueError(
+                f"study {study_name!r} was begun with {key} {found.get(key)}, and {asked.get(key)} is asked now; "
+                "continue it as it was begun, or choose another run folder"
+            )
+    return study
+
+
+def _front_positions(candidates: Sequence[Candidate], objectives: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the feasible candidates that no feasible one dominates, by increasing latency."""
+    feasible = [position for position, candidate in enumerate(candidates) if candidate.feasible]
+    on_front = pareto_front(losses([candidates[position].metrics for position in feasible], objectives))
+    return tuple(
+        sorted((feasible[index] for index in on_front), key=lambda position: candidates[position].metrics["latency_s"])
+    )
