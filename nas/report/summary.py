@@ -1,0 +1,64 @@
+"""The short summary in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nas.report.breakdown import (
+    accuracy_percent,
+    constraint_texts,
+    front_predictions,
+    latency_text,
+    metric_text,
+    provenance_shares,
+    shares,
+)
+from nas.report.chosen import choose
+from nas.result import Ending, SearchResult
+
+
+def print_summary(result: SearchResult, folder: Path, console: Console | None = None) -> None:
+    """Best under the constraints, where the time goes, how much of it is measured, where the files are."""
+    console = console or Console()
+    chosen = choose(result)
+    predictor = result.predictor
+    bounds = constraint_texts(result.constraints)
+    num_feasible = sum(candidate.feasible for candidate in result.candidates)
+    early = "" if result.ending is Ending.FINISHED else f" (ended early: {result.ending.value})"
+    console.print(
+        Text(
+            f"{len(result.candidates)} candidates for {predictor.device.name} ({predictor.runtime.name}, "
+            f"{predictor.dtype})" + (f", {num_feasible} within {' and '.join(bounds)}" if bounds else "")
+            + f", {len(result.front)} on the front" + early
+        )
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("subnet", "accuracy", "latency", "traffic", "intensity", "MACs"):
+        table.add_column(name, justify="left" if name == "subnet" else "right", no_wrap=True)
+    for subnet in chosen:
+        metrics = subnet.candidate.metrics
+        table.add_row(
+            Text(subnet.title),
+            f"{accuracy_percent(subnet.candidate):.2f} %",
+            latency_text(subnet.candidate),
+            *(metric_text(metrics, name) for name in ("traffic_bytes", "arithmetic_intensity", "macs")),
+        )
+    console.print(table)
+    middle = chosen[len(chosen) // 2]
+    kernels = middle.prediction.kernels
+    lines = {
+        f"time ({middle.title})": _shares_text(shares(kernels, lambda kernel: kernel.kernel.kind)[:4]),
+        "bound by": _shares_text(shares(kernels, lambda kernel: kernel.bound)),
+        "front's time is": _shares_text(list(provenance_shares(front_predictions(result)).items())),
+        "report": str(folder / "report.html"),
+        "also there": "pareto.csv, candidates.csv, pictures as PNG, subnets/",
+    }
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        console.print(Text(f"{name:<{width}}  {text}"), soft_wrap=True)
+
+
+def _shares_text(parts: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{share:.0%} {name}" for name, share in parts)
