@@ -1,7 +1,7 @@
 """Spaces from YAML files and plain mappings: `family` names the class, the other keys are its fields."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -32,10 +32,18 @@ def space_from_mapping(mapping: Mapping[str, Any], where: str = "space") -> Spac
     Raises:
         ValueError: `family` names no class, a key is unknown or missing, or a value is of the wrong type or range.
     """
-    settings = dict(check_keys(mapping, allowed=mapping, required=["family"], where=where))
-    family = _imported(settings.pop("family"), where)
-    space: Space = record_from_mapping(family, settings, where)
+    space: Space = instance_from_mapping(mapping, "family", where)
     return space
+
+
+def instance_from_mapping(mapping: Mapping[str, Any], class_key: str, where: str) -> Any:
+    """An instance of the frozen dataclass that one key names, e.g. `package.module.Class`; the others are its fields.
+
+    Raises:
+        ValueError: the class cannot be imported, or the other keys are not its fields (see `record_from_mapping`).
+    """
+    settings = dict(check_keys(mapping, allowed=mapping, required=[class_key], where=where))
+    return record_from_mapping(_imported(settings.pop(class_key), f"{where}: {class_key}"), settings, where)
 
 
 def record_from_mapping(cls: type[_Record], mapping: Mapping[str, Any], where: str) -> _Record:
@@ -63,9 +71,9 @@ def _typed(value: object, hint: Any, where: str) -> Any:
 def _imported(name: object, where: str) -> type:
     module_name, _, class_name = str(name).rpartition(".")
     try:
-        return check_type(getattr(import_module(module_name), class_name), type, where)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"{where}: family {name!r} is no class that can be imported; "
-            "write package.module.Class, e.g. search_spaces.mobilenet_v3.MobileNetV3Space"
-        ) from None
+        found = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: {name!r} cannot be imported as package.module.Class: {error}") from None
+    if not is_dataclass(found) or not isinstance(found, type):
+        raise ValueError(f"{where}: {name!r} is no dataclass")
+    return found

@@ -34,6 +34,10 @@ class Space(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input images: 1 for grey, 3 for colour."""
+
     def sample(self, rng: np.random.Generator) -> Arch:
         """A random canonical arch, every knob uniform before canonicalisation."""
 
@@ -75,6 +79,7 @@ class KnobSpace(ABC):
 
     name: str
     num_classes: int
+    in_channels: int
 
     @property
     @abstractmethod

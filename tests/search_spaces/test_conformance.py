@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predictors.trace import trace
 
 from predictors.paths import shipped
-from predictors.trace import trace
 from search_spaces import Arch, Space, load_space
 from search_spaces.supernet import Supernet
 
