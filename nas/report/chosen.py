@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas.constraints import violations
 from nas.result import Candidate, SearchResult
 from predictors.latency import Prediction
 
@@ -48,11 +49,11 @@ def choose(result: SearchResult) -> tuple[ChosenSubnet, ...]:
         if len(roles) == 2 and len(front) > 2:
             roles[result.front[knee(points, int(fastest), int(most_accurate))]] = [KNEE]
     else:
-        violations = [
-            sum(max(0.0, each.metrics[name] / bound - 1.0) for name, bound in result.constraints.items())
-            for each in result.candidates
+        excess = [
+            sum(max(0.0, each) for each in violations(candidate.metrics, result.constraints).values())
+            for candidate in result.candidates
         ]
-        roles[int(np.argmin(violations))] = [NEAREST]
+        roles[int(np.argmin(excess))] = [NEAREST]
     ordered = sorted(roles, key=lambda index: -result.candidates[index].metrics["latency_s"])
     return tuple(_subnet(result, index, roles[index]) for index in ordered)
 

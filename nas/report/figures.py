@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import plotly.graph_objects as go
@@ -123,7 +124,7 @@ def roofline_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.
     """Attained FLOP/s against FLOP per byte, both logarithmic: the device's roofs and the kernels of some networks."""
     figure = _figure(height=600, hovermode="closest")
     low, high = intensity_range(result.predictor.device, result.predictor.dtype, [each.prediction for each in chosen])
-    for roof, (dash, _) in zip(roofs(result.predictor.device, result.predictor.dtype), style.DASHES):
+    for roof, (dash, _) in zip(roofs(result.predictor.device, result.predictor.dtype), cycle(style.DASHES)):
         ridge = roof.ridge_point
         intensities = [low, ridge, max(high, ridge)]
         figure.add_trace(

@@ -48,7 +48,7 @@ def page(
     """The whole report as one HTML text. `exported`: the chosen subnets' files stand in `subnets/`."""
     title = f"{result.space.name} on {result.predictor.device.name}"
     sections = (
-        _summary(result, chosen, data_name),
+        _summary(result, data_name, exported),
         _section("The front", _front(result, chosen)),
         _section("Chosen subnets", _chosen(result, chosen, exported)),
         _section("Where the time goes", _kernels(chosen)),
@@ -68,7 +68,7 @@ def page(
 # ----------------------------------------------------------------------------------------------------------- sections
 
 
-def _summary(result: SearchResult, chosen: Sequence[ChosenSubnet], data_name: str) -> str:
+def _summary(result: SearchResult, data_name: str, exported: bool) -> str:
     predictor, device = result.predictor, result.predictor.device
     num_feasible = sum(candidate.feasible for candidate in result.candidates)
     constraints = " and ".join(constraint_texts(result.constraints))
@@ -82,6 +82,7 @@ def _summary(result: SearchResult, chosen: Sequence[ChosenSubnet], data_name: st
         if (height, width) != (result.space.resolution,) * 2
         else ""
     )
+    weights = ", with the weights of the supernet that was trained on them" if exported else ""
     return "".join(
         (
             f'<p class="lead">{len(result.candidates)} different networks of the space '
@@ -89,10 +90,9 @@ def _summary(result: SearchResult, chosen: Sequence[ChosenSubnet], data_name: st
             f"({escape(device.description)}), runtime {escape(predictor.runtime.name)}, {escape(predictor.dtype)}."
             f"{escape(met)} {front} for {escape(objectives)}.{_early_end(result)}</p>",
             f"<p>Costs are those of the network as deployed: images of up to {height}x{width} pixels, "
-            f"batch {batch}. Accuracies are those of subnets of the "
-            f"supernet trained on <b>{escape(data_name)}</b>, images of up to {trained} pixels, "
-            f"{result.space.num_classes} classes.{apart}</p>",
-            "<p>Where the predicted time of the front's kernels comes from:</p>",
+            f"batch {batch}. Accuracies are those on <b>{escape(data_name)}</b>, images of up to {trained} pixels, "
+            f"{result.space.num_classes} classes{weights}.{apart}</p>",
+            f"<p>Where the predicted time of {'the front' if result.front else 'all candidates'} comes from:</p>",
             _provenance_bar(front_predictions(result)),
         )
     )
@@ -196,11 +196,14 @@ def _provenance(result: SearchResult, command: str, config_text: str) -> str:
     versions = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
     facts = {"python": platform.python_version(), **versions, "platform": platform.platform(), "seed": seed}
     device = result.predictor.device
-    sources = [[escape(name), escape(source)] for name, source in device.sources().items()]
+    names: dict[str, list[str]] = {}
+    for name, source in device.sources().items():
+        names.setdefault(source, []).append(name)
+    sources = [[escape(", ".join(of_source)), escape(source)] for source, of_source in names.items()]
     return (
         f"<h3>Command</h3><pre>{escape(command)}</pre><h3>Versions and seed</h3>"
         f"{_table(['what', 'value'], [[escape(name), escape(str(value))] for name, value in facts.items()])}"
-        f"<h3>Sources of the numbers of {escape(device.name)}</h3>{_table(['number', 'source'], sources, texts=(1,))}"
+        f"<h3>Sources of the numbers of {escape(device.name)}</h3>{_table(['number', 'source'], sources, texts=(0, 1))}"
         f"<details><summary>Composed config</summary><pre>{escape(config_text)}</pre></details>"
     )
 

@@ -1,6 +1,7 @@
 """The same pictures as PNG, with matplotlib's objects alone: no browser, no display, no global state."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -46,7 +47,8 @@ def front_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Figur
     steps = staircase([each.metrics for each in front], "latency_s")
     line = [scaled(each, "latency_s") for each in steps], [scaled(each, "error") for each in steps]
     axes.step(*line, where="post", color=style.FRONT, linewidth=1.2)
-    axes.plot(*_points(front), "o", color=style.FRONT, markersize=6, markeredgecolor="white", label="front")
+    if front:
+        axes.plot(*_points(front), "o", color=style.FRONT, markersize=6, markeredgecolor="white", label="front")
     for subnet, symbol in zip(chosen, style.SYMBOLS):
         axes.plot(
             *_points([subnet.candidate]), symbol.matplotlib, color=style.ACCENT, markersize=10,
@@ -107,7 +109,7 @@ def roofline_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Fi
     figure, axes = _figure(7.5, 6.4)
     low, high = intensity_range(result.predictor.device, result.predictor.dtype, [each.prediction for each in chosen])
     handles: list[Line2D] = []
-    for roof, (_, dash) in zip(roofs(result.predictor.device, result.predictor.dtype), style.DASHES):
+    for roof, (_, dash) in zip(roofs(result.predictor.device, result.predictor.dtype), cycle(style.DASHES)):
         x = [low, roof.ridge_point, max(high, roof.ridge_point)]
         y = [roof.attainable_flops(each) / 1e9 for each in x]
         handles += axes.plot(x, y, dash, color=style.INK, linewidth=1.4, label=roof.text)

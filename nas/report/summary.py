@@ -26,14 +26,14 @@ def print_summary(result: SearchResult, folder: Path, console: Console | None = 
     predictor = result.predictor
     bounds = constraint_texts(result.constraints)
     num_feasible = sum(candidate.feasible for candidate in result.candidates)
-    early = "" if result.ending is Ending.FINISHED else f" (ended early: {result.ending.value})"
-    console.print(
-        Text(
-            f"{len(result.candidates)} candidates for {predictor.device.name} ({predictor.runtime.name}, "
-            f"{predictor.dtype})" + (f", {num_feasible} within {' and '.join(bounds)}" if bounds else "")
-            + f", {len(result.front)} on the front" + early
-        )
-    )  # fmt: skip
+    target = f"{predictor.runtime.name}, {predictor.dtype}"
+    headline = [f"{len(result.candidates)} candidates for {predictor.device.name} ({target})"]
+    if bounds:
+        headline.append(f"{num_feasible} within {' and '.join(bounds)}")
+    headline.append(f"{len(result.front)} on the front")
+    if result.ending is not Ending.FINISHED:
+        headline.append(f"ended early: {result.ending.value}")
+    console.print(Text(", ".join(headline)), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("subnet", "accuracy", "latency", "traffic", "intensity", "MACs"):
         table.add_column(name, justify="left" if name == "subnet" else "right", no_wrap=True)
@@ -51,7 +51,7 @@ def print_summary(result: SearchResult, folder: Path, console: Console | None = 
     lines = {
         f"time ({middle.title})": _shares_text(shares(kernels, lambda kernel: kernel.kernel.kind)[:4]),
         "bound by": _shares_text(shares(kernels, lambda kernel: kernel.bound)),
-        "front's time is": _shares_text(list(provenance_shares(front_predictions(result)).items())),
+        "predicted time": _shares_text(list(provenance_shares(front_predictions(result)).items())),
         "report": str(folder / "report.html"),
         "also there": "pareto.csv, candidates.csv, pictures as PNG, subnets/",
     }

@@ -190,12 +190,12 @@ def test_hypervolume_is_shown_relative_to_the_last_and_stays_zero_without_a_fron
 
 
 def test_the_first_lines_state_deployment_and_training_both(result: SearchResult) -> None:
-    text = re.sub("<[^>]*>", "", html_of(result).split("<h1>")[1].split("<h2>")[0])
+    text = re.sub("<[^>]*>", "", html_of(result, exported=True).split("<h1>")[1].split("<h2>")[0])
     assert "40 different networks of the space mobilenet_v3_tiny were scored for board" in text
     assert "runtime tvm_opencl, float16" in text
     assert f"{len(result.front)} form the Pareto front for error, latency, memory traffic, arithmetic intensity" in text
     assert "as deployed: images of up to 64x64 pixels, batch 1" in text
-    assert "trained on digits, images of up to 32x32 pixels, 10 classes" in text
+    assert "Accuracies are those on digits, images of up to 32x32 pixels, 10 classes, with the weights" in text
     assert "The two differ" in text
     assert re.search(r"\d+% measured on the device", text)
 
