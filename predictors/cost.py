@@ -66,7 +66,7 @@ def kernel_cost(kernel: Kernel, channel_alignment: int = 1) -> Cost:
     macs, read, held, written = anchor.macs, anchor.read_elements, anchor.held_elements, anchor.write_elements
     for operator in kernel.fused:
         follower = operator.padded(channel_alignment)
-        read += follower.read_elements - written
+        read += follower.read_elements - follower.write_elements  # what the kernel computed has the output's shape
         if _folds(kernel, operator):
             held += 0 if anchor.bias else anchor.output_shape[1]  # type: ignore[attr-defined]
         else:

@@ -114,19 +114,19 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
     and it does not change the shape. Operators that launch nothing vanish.
     """
     nodes = graph.nodes
+    alive = _alive(graph) if runtime.removes_dead_branches else [True] * len(nodes)
     reader: list[int] = [-1] * len(nodes)  # the only reader of each node, or -2 for several
     for index, node in enumerate(nodes):
-        for source in node.inputs:
+        for source in node.inputs if alive[index] else ():
             reader[source] = index if reader[source] == -1 else -2
     for index in graph.outputs:
         reader[index] = -2
-    alive = _alive(graph) if runtime.removes_dead_branches else None
 
     origin = list(range(len(nodes)))  # where the data of each node was written, behind views
     done = [False] * len(nodes)
     found: list[KernelNode] = []
     for index, node in enumerate(nodes):
-        if done[index] or (alive is not None and not alive[index]):
+        if done[index] or not alive[index]:
             continue
         if not node.operator.moves_data:
             if node.inputs:
@@ -136,7 +136,7 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
         inputs = [origin[source] for source in node.inputs]
         slots = _slots_after(runtime, node.operator)
         last = index
-        while slots and (follower := reader[last]) >= 0:
+        while slots and (follower := reader[last]) >= 0 and not done[follower]:
             operator = nodes[follower].operator
             slots = _advance(slots, operator)
             if slots is None or operator.output_shape != nodes[last].operator.output_shape:
