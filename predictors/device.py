@@ -47,28 +47,27 @@ class MemoryLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassEfficiency:
-    """Share of the roofline that kernels of one class reach: roofline time / measured time, fitted on measurements.
+    """Shares of the device's peaks that kernels of one class reach, fitted on measured kernels.
 
-    efficiency = value * (clamp(roofline_s, low_s, high_s) / reference_s) ** slope. With 0 <= slope < 1 small kernels
-    are the less efficient ones, and more work never takes less time. `spread` is the standard deviation of
-    ln(measured / predicted).
+    seconds = flops / (compute * peak) + bytes read / (read * bandwidth) + bytes written / (write * bandwidth) + fixed_s
+
+    The terms add up: real kernels overlap arithmetic and transfers only in part. More work never takes less time.
+
+    Attributes:
+        compute: share of the peak FLOP/s.
+        read, write: shares of the memory bandwidth for inputs and weights, and for outputs.
+        fixed_s: seconds that a kernel takes whatever its size, its launch included.
+        spread: standard deviation of ln(measured / predicted) on networks that were not fitted.
+        num_kernels: how many kernels were fitted.
     """
 
-    value: float
+    compute: float
+    read: float
+    write: float
+    fixed_s: float = 0.0
     spread: float
-    slope: float = 0.0
-    reference_s: float = 1.0
-    low_s: float = 0.0
-    high_s: float = float("inf")
     num_kernels: int = 0
     source: str
-
-    def at(self, roofline_s: float) -> float:
-        """Efficiency of a kernel whose roofline time is `roofline_s` seconds."""
-        if self.slope == 0.0:
-            return self.value
-        clamped = min(max(roofline_s, self.low_s), self.high_s)
-        return float(self.value * (clamped / self.reference_s) ** self.slope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,10 +277,15 @@ def _quantity(mapping: object, dimension: str, where: str) -> Quantity:
     units = UNITS[dimension]
     if keys["unit"] not in units:
         raise ValueError(f"{where}: unknown unit {keys['unit']!r}; allowed are {list(units)}")
-    source = check_type(keys["source"], str, f"{where}: source")
+    value = _positive(keys["value"], f"{where}: value") * units[keys["unit"]]
+    return Quantity(value=value, source=_source(keys["source"], where))
+
+
+def _source(value: object, where: str) -> str:
+    source: str = check_type(value, str, f"{where}: source")
     if not source.strip():
         raise ValueError(f"{where}: source must say where the number comes from, found an empty text")
-    return Quantity(value=_positive(keys["value"], f"{where}: value") * units[keys["unit"]], source=source)
+    return source
 
 
 def _memory(entries: object, where: str) -> tuple[MemoryLevel, ...]:
@@ -315,15 +319,12 @@ def _efficiency(mapping: object, where: str) -> Mapping[str, Mapping[str, ClassE
 
 
 def _class_efficiency(entry: object, where: str) -> ClassEfficiency:
-    optional = ("slope", "reference_s", "low_s", "high_s", "num_kernels")
-    keys = dict(check_keys(entry, ("value", "spread", "source", *optional), ("value", "spread", "source"), where))
-    numbers = {key: _positive(keys[key], f"{where}: {key}") for key in keys if key not in {"source", "slope"}}
-    slope = float(check_type(keys.get("slope", 0.0), (int, float), f"{where}: slope"))
-    if not 0.0 <= slope < 1.0:
-        raise ValueError(f"{where}: slope must be in [0, 1), found {slope}")
-    num_kernels = int(numbers.pop("num_kernels", 0))
-    source = check_type(keys["source"], str, f"{where}: source")
-    return ClassEfficiency(**numbers, slope=slope, num_kernels=num_kernels, source=source)
+    required = ("compute", "read", "write", "spread", "source")
+    keys = dict(check_keys(entry, (*required, "fixed_s", "num_kernels"), required, where))
+    source = _source(keys.pop("source"), where)
+    num_kernels = check_type(keys.pop("num_kernels", 0), int, f"{where}: num_kernels")
+    numbers = {key: _positive(value, f"{where}: {key}") for key, value in keys.items()}
+    return ClassEfficiency(**numbers, num_kernels=num_kernels, source=source)
 
 
 def _table(file: object, source: str) -> Path:

@@ -17,7 +17,7 @@ from predictors.efficiency import LogEstimate, combine, latency_of, learn_effici
 from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime
 from predictors.graph import Graph
 from predictors.lookup_table import LookupTable
-from predictors.roofline import Bound, roofline
+from predictors.roofline import Bound, class_latency_s, roofline
 
 Provenance = Literal["measured", "interpolated", "roofline"]
 PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline")
@@ -229,15 +229,16 @@ class LatencyPredictor:
         elif learned is not None:
             found, provenance = learned, "interpolated"
         else:
-            found, provenance = self._class_efficiency(kernel, roof.latency_s), "roofline"
+            found, provenance = self._class_efficiency(kernel, cost, roof.latency_s), "roofline"
         latency_s, std_s = latency_of(roof.latency_s, found)
         return KernelEstimate(cost=cost, latency_s=latency_s, std_s=std_s, provenance=provenance, bound=roof.bound)
 
-    def _class_efficiency(self, kernel: Kernel, roofline_s: float) -> LogEstimate:
+    def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> LogEstimate:
         classes = self.device.efficiency.get(kernel.dtype, {})
         for name in kernel.classes:
             if name in classes:
-                return LogEstimate(log(classes[name].at(roofline_s)), classes[name].spread)
+                class_s = class_latency_s(cost, self.device, classes[name], kernel.dtype)
+                return LogEstimate(log(roofline_s / class_s), classes[name].spread)
         return LogEstimate(0.0, BARE_ROOFLINE_SPREAD)
 
 

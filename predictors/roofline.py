@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from predictors.cost import Cost
-from predictors.device import Device
+from predictors.device import ClassEfficiency, Device
 
 Bound = Literal["compute", "memory", "launch"]
 
@@ -46,4 +46,21 @@ def roofline(cost: Cost, device: Device, dtype: str | None = None) -> Roofline:
         compute_s=cost.flops / device.peak_flops(dtype),
         memory_s=traffic / device.bandwidth_for(traffic),
         launch_s=device.launch_s,
+    )
+
+
+def class_latency_s(cost: Cost, device: Device, efficiency: ClassEfficiency, dtype: str | None = None) -> float:
+    """Seconds of a kernel whose class reaches known shares of the peaks; the formula stands at `ClassEfficiency`.
+
+    The bandwidth is the one that `roofline` takes. `fixed_s` holds the launch, so the device's own is not added.
+
+    Raises:
+        ValueError: the device has no peak for the dtype.
+    """
+    bandwidth = device.bandwidth_for(cost.traffic_bytes)
+    return (
+        cost.flops / (efficiency.compute * device.peak_flops(dtype))
+        + (cost.read_bytes + cost.weight_bytes) / (efficiency.read * bandwidth)
+        + cost.write_bytes / (efficiency.write * bandwidth)
+        + efficiency.fixed_s
     )
