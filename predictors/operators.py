@@ -11,6 +11,7 @@ average pooling and resizing. Operators that only move or combine data have 0 ma
 
 import ast
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields, replace
 from math import prod
 from typing import Any, ClassVar, TypeVar
@@ -22,6 +23,9 @@ Pair = tuple[int, int]
 _OperatorClass = TypeVar("_OperatorClass", bound=type)
 
 OPERATORS: dict[str, type["Operator"]] = {}
+
+_POOLINGS = ("avg", "max")
+_RESIZE_READS = {"nearest": 1, "bilinear": 4, "bicubic": 16}
 
 
 class UnknownOperatorError(ValueError):
@@ -42,7 +46,7 @@ class Operator(ABC):
 
     kind: ClassVar[str]
     moves_data: ClassVar[bool] = True
-    """False for nodes that launch nothing: the network's inputs and changes of shape without a copy."""
+    """False for nodes that launch nothing: the network's inputs, constants, and changes of shape without a copy."""
 
     def __hash__(self) -> int:
         cached = self.__dict__.get("_hash")
@@ -186,6 +190,11 @@ def _check_positive(asked: object, **numbers: int | Pair) -> None:
             raise ValueError(f"{asked}: {name} must be positive integers, found {number!r}")
 
 
+def _check_method(asked: object, method: str, allowed: Collection[str]) -> None:
+    if method not in allowed:
+        raise ValueError(f"{asked}: unknown method {method!r}; there are {sorted(allowed)}")
+
+
 def _check_shape(asked: object, shape: Shape, num_axes: int | None = None) -> None:
     if not isinstance(shape, tuple) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{asked}: a shape is a tuple of positive integers, found {shape!r}")
@@ -220,8 +229,41 @@ class Input(Operator):
 
 
 @operator
+class Constant(Operator):
+    """A tensor that does not depend on the network's inputs: a class token, a position embedding, a mask, an index.
+
+    It launches nothing and holds nothing itself: whoever reads it pays for the traffic, as for any other input.
+    """
+
+    kind = "constant"
+    moves_data = False
+    shape: Shape
+    learned_params: int = 0
+    """Learned parameters that it is, or was computed from."""
+
+    def __post_init__(self) -> None:
+        _check_shape(self.kind, self.shape)
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ()
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def num_params(self) -> int:
+        return self.learned_params
+
+    @property
+    def held_elements(self) -> int:
+        return 0
+
+
+@operator
 class View(Operator):
-    """A change of shape that moves nothing: flatten, reshape or squeeze of contiguous data."""
+    """The same data, or a part of them, under another shape; it moves nothing: reshape, squeeze, a strided slice."""
 
     kind = "view"
     moves_data = False
@@ -231,8 +273,8 @@ class View(Operator):
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
         _check_shape(self.kind, self.to)
-        if prod(self.shape) != prod(self.to):
-            raise ValueError(f"view: {self.shape} and {self.to} hold different numbers of elements")
+        if prod(self.to) > prod(self.shape):
+            raise ValueError(f"view: {self.to} holds more elements than {self.shape}")
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -453,7 +495,7 @@ class MatMul(Operator):
 
     @property
     def output_shape(self) -> Shape:
-        return *broadcast_shape(self.left[:-2] or (1,), self.right[:-2] or (1,)), self.left[-2], self.right[-1]
+        return *broadcast_shape(self.left[:-2], self.right[:-2]), self.left[-2], self.right[-1]
 
     @property
     def macs(self) -> int:
@@ -475,9 +517,14 @@ class Attention(Operator):
     key_length: int
     head_dim: int
     value_dim: int
+    mask: Shape | None = None
+    """Shape of what is added to the scores, e.g. a relative position bias; None without."""
 
     def __post_init__(self) -> None:
-        _check_positive(self.kind, **{item.name: getattr(self, item.name) for item in fields(self)})
+        numbers = {item.name: getattr(self, item.name) for item in fields(self)}
+        if (mask := numbers.pop("mask")) is not None:
+            _check_shape(self.kind, mask)
+        _check_positive(self.kind, **numbers)
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -486,6 +533,7 @@ class Attention(Operator):
             (*batch_heads, self.query_length, self.head_dim),
             (*batch_heads, self.key_length, self.head_dim),
             (*batch_heads, self.key_length, self.value_dim),
+            *(() if self.mask is None else (self.mask,)),
         )
 
     @property
@@ -593,6 +641,7 @@ class Pool2d(Operator):
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape, num_axes=4)
+        _check_method(self.kind, self.method, _POOLINGS)
         _check_positive(self.kind, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
         if min(self.output_shape) < 1:
             raise ValueError(f"pool2d: kernel {self.kernel} does not fit into {self.shape}")
@@ -625,6 +674,7 @@ class AdaptivePool2d(Operator):
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape, num_axes=4)
+        _check_method(self.kind, self.method, _POOLINGS)
         _check_positive(self.kind, size=self.size)
 
     @property
@@ -680,7 +730,7 @@ class Reduce(Operator):
 class Resize(Operator):
     """Interpolation of (batch, channels, height, width) to `size`. macs per output element as fvcore counts:
 
-    nearest 0, bilinear 4, bicubic 16 reads weighted and summed.
+    nearest 1, bilinear 4 reads weighted and summed; bicubic 16 by the same rule, though fvcore does not know it.
     """
 
     kind = "resize"
@@ -690,6 +740,7 @@ class Resize(Operator):
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape, num_axes=4)
+        _check_method(self.kind, self.method, _RESIZE_READS)
         _check_positive(self.kind, size=self.size)
 
     @property
@@ -702,7 +753,7 @@ class Resize(Operator):
 
     @property
     def macs(self) -> int:
-        return self.write_elements * {"nearest": 0, "bilinear": 4, "bicubic": 16}[self.method]
+        return self.write_elements * _RESIZE_READS[self.method]
 
     def padded(self, alignment: int) -> "Resize":
         return replace(self, shape=padded_shape(self.shape, alignment))
