@@ -15,7 +15,7 @@ from predictors.operators import Operator, UnknownOperatorError
 from predictors.roofline import Roofline, roofline
 
 if TYPE_CHECKING:
-    from predictors.trace import trace as trace
+    from predictors.tracing import trace as trace
 
 __all__ = [
     "Cost",
@@ -51,7 +51,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`trace` needs torch, so it is imported when it is asked for."""
     if name == "trace":
-        from predictors.trace import trace
+        from predictors.tracing import trace
 
         return trace
     raise AttributeError(f"module 'predictors' has no attribute {name!r}")
