@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import math
-import zipfile
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -246,8 +246,9 @@ def _write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def _read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (RuntimeError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); delete it to train again") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).partition("\n")[0] or "it ends too early"
+        raise ValueError(f"checkpoint {path} is damaged ({reason}); delete it to train again") from None
     _check_key(path, state.get("key"), state.get("space"), key)
     return state
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predictors.trace import trace
 
+from predictors import trace
 from predictors.paths import shipped
 from search_spaces import Arch, Space, load_space
 from search_spaces.supernet import Supernet
