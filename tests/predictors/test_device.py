@@ -1,0 +1,232 @@
+import csv
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from predictors import DeviceNotMeasuredError, available_devices, device_from_mapping, load_device, load_runtime
+from predictors.paths import shipped
+
+SPECS = Path(__file__).parents[3] / "shared" / "data" / "device_specs" / "device_specs.csv"
+SHIPPED = sorted(file.stem for file in shipped("hw").glob("*.yaml") if file.stem != "host")
+
+GOOD = {
+    "name": "toy", "description": "for tests", "runtime": "torch_eager", "dtype": "float16",
+    "peak": {"float16": {"value": 2, "unit": "TFLOP/s", "source": "made for tests"}},
+    "memory": [
+        {
+            "name": "cache",
+            "capacity": {"value": 1, "unit": "MiB", "source": "made for tests"},
+            "bandwidth": {"value": 200, "unit": "GB/s", "source": "made for tests"},
+        },
+        {"name": "dram", "bandwidth": {"value": 40, "unit": "GB/s", "source": "made for tests"}},
+    ],
+    "launch": {"value": 5, "unit": "us", "source": "made for tests"},
+    "efficiency": {"float16": {"conv2d": {"compute": 0.5, "read": 0.4, "write": 1, "spread": 0.2, "source": "tests"}}},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_devices_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RIDGELINE_HOME", str(tmp_path / "home"))
+
+
+def changed(path, value):
+    """GOOD with the value at a path of keys replaced, or with the key removed where the value is `...`."""
+    mapping = deepcopy(GOOD)
+    *parents, last = path
+    target = mapping
+    for key in parents:
+        target = target[key]
+    if value is ...:
+        del target[last]
+    else:
+        target[last] = value
+    return mapping
+
+
+def test_units_become_si_and_sources_stay():
+    device = device_from_mapping(GOOD)
+    assert device.peak_flops() == 2e12
+    assert device.bandwidth == 40e9
+    assert device.memory[0].capacity.value == 1024 * 1024
+    assert device.launch_s == pytest.approx(5e-6)
+    assert device.channel_alignment == 1
+    assert device.dtypes == ("float16",)
+    assert set(device.sources()) == {
+        "peak float16", "bandwidth cache", "capacity cache", "bandwidth dram", "launch", "efficiency conv2d float16",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("peek",), {}, r"device: unknown key 'peek'; allowed are \['alignment', 'description'"),
+        (
+            ("peak", "float16", "vale"),
+            1,
+            r"peak\.float16: unknown key 'vale'; allowed are \['source', 'unit', 'value'\]",
+        ),
+        (("runtime",), ..., "device: key 'runtime' is missing"),
+        (("peak", "float16", "source"), ..., r"peak\.float16: key 'source' is missing"),
+        (("peak", "float16", "source"), " ", r"source must say where the number comes from, found an empty text"),
+        (("peak", "float16", "value"), -1, r"peak\.float16: value: must be positive and finite, found -1"),
+        (("peak", "float16", "value"), 0, "must be positive and finite, found 0"),
+        (("peak", "float16", "value"), float("nan"), "must be positive and finite, found nan"),
+        (("peak", "float16", "value"), float("inf"), "must be positive and finite, found inf"),
+        (("peak", "float16", "value"), True, "expected int or float, found True"),
+        (
+            ("peak", "float16", "value"),
+            "3e10",
+            r"expected int or float, found '3e10'; write 3\.0e\+10 rather than 3e10, which YAML reads as text",
+        ),
+        (("peak", "float16", "unit"), "GB/s", r"unknown unit 'GB/s'; allowed are \['FLOP/s', 'MFLOP/s'"),
+        (("peak",), [], r"peak: expected Mapping, found \[\]"),
+        (("peak", "fp16"), GOOD["peak"]["float16"], r"peak: unknown dtype 'fp16'; known are \['bfloat16', 'float16'"),
+        (("dtype",), "int8", r"device 'toy' has no peak for dtype 'int8'; it lists \['float16'\]"),
+        (("name",), 7, "name: expected str, found 7"),
+        (("memory",), [], "memory: at least one level of memory is needed"),
+        (("memory",), {}, "memory: expected list, found {}"),
+        (("memory", 0, "capacity"), ..., "level 'cache' needs a capacity; only the last level may lack one"),
+        (
+            ("memory", 1, "capacity"),
+            {"value": 1, "unit": "KiB", "source": "x"},
+            "level 'dram' must hold more than level 'cache' before it",
+        ),
+        (("memory", 1, "bandwidth", "value"), 400, "level 'dram' is faster than the smaller level 'cache'"),
+        (("launch", "unit"), "minutes", r"launch: unknown unit 'minutes'; allowed are \['s', 'ms', 'us', 'ns'\]"),
+        (("alignment",), {"value": 2.5, "unit": "channels", "source": "x"}, "alignment must be a whole number"),
+        (("efficiency", "float16", "conv2d", "compute"), ..., r"efficiency\.float16\.conv2d: key 'compute' is missing"),
+        (("efficiency", "float16", "conv2d", "slope"), 0.5, r"efficiency\.float16\.conv2d: unknown key 'slope'"),
+        (("efficiency", "float16", "conv2d", "read"), 0, "conv2d: read: must be positive and finite, found 0"),
+        (("efficiency", "float16", "conv2d", "source"), "", "source must say where the number comes from"),
+        (("efficiency", "half"), {}, "efficiency: unknown dtype 'half'"),
+        (("tables",), ["absent.jsonl"], "table 'absent.jsonl' is in none of"),
+    ],
+)
+def test_a_mistake_in_a_device_is_named_with_its_place(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        device_from_mapping(changed(path, value))
+
+
+def test_what_is_no_mapping_is_no_device():
+    with pytest.raises(ValueError, match="device: expected a mapping, found 'mobile_gpu'"):
+        device_from_mapping("mobile_gpu")
+
+
+def test_yaml_really_reads_3e10_as_text():
+    assert yaml.safe_load("3e10") == "3e10"
+    assert yaml.safe_load("3.0e+10") == 3e10
+
+
+def test_an_unknown_device_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"unknown device 'mobil_gpu'; there are \['a100', .*'mobile_gpu'"):
+        load_device("mobil_gpu")
+    with pytest.raises(ValueError, match=r"device file 'absent\.yaml' does not exist"):
+        load_device("absent.yaml")
+
+
+def test_the_host_must_be_measured_first():
+    with pytest.raises(DeviceNotMeasuredError, match=r"run `python -m predictors.profile --device host`"):
+        load_device("host")
+
+
+def test_a_measured_host_is_read_from_the_users_folder(tmp_path):
+    (tmp_path / "home" / "hw").mkdir(parents=True)
+    (tmp_path / "home" / "hw" / "host.yaml").write_text(yaml.safe_dump({**GOOD, "name": "host"}), encoding="utf-8")
+    assert load_device("host").peak_flops() == 2e12
+
+
+def test_a_users_device_is_found_by_name_and_by_path(tmp_path):
+    (tmp_path / "hw").mkdir()
+    path = tmp_path / "hw" / "toy.yaml"
+    path.write_text(yaml.safe_dump(GOOD), encoding="utf-8")
+    assert load_device("toy") == load_device(path) == device_from_mapping(GOOD)
+    assert "toy" in available_devices()
+
+
+def test_a_users_device_may_not_hide_behind_a_shipped_name(tmp_path):
+    (tmp_path / "hw").mkdir()
+    (tmp_path / "hw" / "v100.yaml").write_text(yaml.safe_dump(GOOD), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"device 'v100' is shipped with ridgeline, and .*v100\.yaml has the same name"
+    ):
+        load_device("v100")
+
+
+def test_a_file_that_is_no_yaml_mapping_says_so(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: [", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.yaml: not valid YAML"):
+        load_device(path)
+    path.write_text("- a\n- b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.yaml: expected a mapping of keys to values, found list"):
+        load_device(path)
+
+
+def test_the_promised_devices_are_shipped():
+    promised = {"mobile_gpu", "mobile_cpu", "cpu_x86", "jetson_nano", "v100", "a100", "h200", "edge_tpu"}
+    assert promised <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_device_loads_names_its_sources_and_a_runtime(name):
+    device = load_device(name)
+    assert device.name == name
+    assert load_runtime(device.runtime).name == device.runtime
+    assert device.ridge_point() > 0
+    assert all(len(source) > 10 for source in device.sources().values())
+
+
+def test_energy_is_there_only_where_a_source_gives_it():
+    assert [name for name in SHIPPED if load_device(name).has_energy] == ["edge_tpu"]
+    # 2 TOPS per watt are 2e12 operations a joule; a MAC is two of them
+    assert load_device("edge_tpu").energy_per_mac.value == pytest.approx(2 / 2e12)
+
+
+def test_the_peak_of_the_jetson_nano_is_its_derivation():
+    device = load_device("jetson_nano")
+    assert device.peak_flops("float32") == pytest.approx(128 * 2 * 921e6, rel=1e-3)
+    assert device.peak_flops("float16") == pytest.approx(2 * device.peak_flops("float32"))
+
+
+def test_the_bandwidth_of_the_edge_tpu_is_its_derivation():
+    assert load_device("edge_tpu").memory[0].bandwidth.value == pytest.approx(17.6472e6 * 400, rel=1e-3)
+
+
+@pytest.mark.skipif(not SPECS.is_file(), reason="the device facts are not in ../shared/data")
+@pytest.mark.parametrize(
+    ("name", "row", "number", "column"),
+    [
+        ("mobile_gpu", "Adreno 660", "float16", "fp16_gflops_measured"),
+        ("mobile_gpu", "Adreno 660", "float32", "fp32_gflops_measured"),
+        ("mobile_gpu", "Adreno 660", "dram", "dram_gbs_measured"),
+        ("mobile_cpu", "Snapdragon 888 one prime core", "float32", "fp32_gflops_measured"),
+        ("mobile_cpu", "Adreno 660", "dram", "dram_gbs_theory"),  # the same chip, the same memory
+        ("cpu_x86", "Xeon Silver 4210", "float32", "fp32_gflops_measured"),
+        ("cpu_x86", "Xeon Silver 4210", "dram", "dram_gbs_measured"),
+        ("jetson_nano", "Jetson Nano", "dram", "dram_gbs_theory"),
+        ("v100", "Tesla V100", "float32", "fp32_gflops_theory"),
+        ("v100", "Tesla V100", "float16", "fp16_gflops_theory"),
+        ("v100", "Tesla V100", "int8", "int8_gops_theory"),
+        ("v100", "Tesla V100", "dram", "dram_gbs_theory"),
+        ("a100", "A100 PCIe 40GB", "float32", "fp32_gflops_theory"),
+        ("a100", "A100 PCIe 40GB", "float16", "fp16_gflops_measured"),
+        ("a100", "A100 PCIe 40GB", "int8", "int8_gops_theory"),
+        ("a100", "A100 PCIe 40GB", "dram", "dram_gbs_theory"),
+        ("h200", "H200", "float32", "fp32_gflops_theory"),
+        ("h200", "H200", "float16", "fp16_gflops_theory"),
+        ("h200", "H200", "int8", "int8_gops_theory"),
+        ("h200", "H200", "dram", "dram_gbs_theory"),
+        ("edge_tpu", "Coral Edge TPU", "int8", "int8_gops_theory"),
+    ],
+)
+def test_numbers_of_shipped_devices_are_those_of_the_facts(name, row, number, column):
+    with SPECS.open(encoding="utf-8", newline="") as file:
+        facts = next(each for each in csv.DictReader(file) if each["device"].startswith(row))
+    stated = float(facts[column].split()[0].split("-")[0])  # '112000 (TC)' is 112000; of '54.2-72.2' the lower
+    device = load_device(name)
+    found = device.bandwidth if number == "dram" else device.peak_flops(number)
+    assert found == pytest.approx(stated * 1e9)
