@@ -1,0 +1,430 @@
+"""Tracing: small networks by hand, the spaces' graphs, and fvcore as the second route for whole networks."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from predictors import Graph, UnknownOperatorError, trace
+from predictors.operators import Constant, Copy, Elementwise
+
+
+def texts(graph: Graph) -> list[str]:
+    return [node.operator.text for node in graph.nodes]
+
+
+def variants(graph: Graph) -> list[str]:
+    return [node.operator.variant for node in graph.nodes]
+
+
+def wires(graph: Graph) -> list[tuple[str, tuple[int, ...]]]:
+    return [(node.operator.variant, node.inputs) for node in graph.nodes]
+
+
+class Net(nn.Module):
+    """A module whose forward is a function of itself and its inputs."""
+
+    def __init__(self, forward: Any, **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self._forward = forward
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self._forward(self, *inputs, **named)
+
+
+Macs = Callable[[nn.Module, Tensor], int]
+IMAGE = torch.zeros(1, 8, 6, 6)
+
+
+# ------------------------------------------------------------------------------------------------------------- wiring
+
+
+def test_a_sequence_becomes_a_chain_of_its_operators() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 5)
+    )
+    graph = trace(net, torch.zeros(2, 3, 6, 6))
+    assert texts(graph) == [
+        "input(shape=(2, 3, 6, 6))",
+        "conv2d(batch=2, in_channels=3, out_channels=8, height=6, width=6, kernel=(3, 3), stride=(2, 2), "
+        "padding=(1, 1))",
+        "normalization(shape=(2, 8, 3, 3), method='batch_norm', affine_params=16)",
+        "activation(shape=(2, 8, 3, 3), function='relu')",
+        "view(shape=(2, 8, 3, 3), to=(2, 72))",
+        "linear(shape=(2, 72), out_features=5, bias=True)",
+    ]
+    assert [node.inputs for node in graph.nodes] == [(), (0,), (1,), (2,), (3,), (4,)]
+    assert graph.outputs == (5,)
+
+
+def test_nodes_carry_the_path_of_their_module() -> None:
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()), Net(lambda self, x: x + self.act(x), act=nn.GELU())
+    )
+    assert [node.name for node in trace(net, IMAGE).nodes] == ["input", "0.0", "0.1", "1.act", "1"]
+
+
+def test_writing_in_place_makes_later_readers_read_the_new_node() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        F.relu(y, inplace=True)
+        return y.add_(x)
+
+    graph = trace(Net(forward, conv=nn.Conv2d(8, 8, 1)), IMAGE)
+    assert wires(graph) == [("input", ()), ("conv2d", (0,)), ("relu", (1,)), ("add", (2, 0))]
+    assert graph.outputs == (3,)
+
+
+def test_writing_to_a_view_in_place_reaches_its_base_and_the_other_views() -> None:
+    def forward(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        first, second = y.view(1, 8, 36), y.flatten(1)
+        first.relu_()
+        return y, second
+
+    graph = trace(Net(forward), IMAGE)
+    relu = variants(graph).index("relu")
+    assert wires(graph)[relu + 1 :] == [("view", (relu,)), ("view", (relu,))]
+    assert [graph.nodes[index].operator.output_shape for index in graph.outputs] == [(1, 8, 6, 6), (1, 288)]
+
+
+def test_writing_to_a_part_in_place_is_refused_by_name() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, :2] = x[:, 2:4]
+        return y
+
+    with pytest.raises(UnknownOperatorError, match=r"aten::copy_.*module 'part'.*72 of the 288 elements"):
+        trace(Net(lambda self, x: self.part(x), part=Net(forward)), IMAGE)
+
+
+def test_a_residual_block_with_squeeze_and_excite_is_wired_as_written() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return x + y * F.hardsigmoid(self.gate(F.adaptive_avg_pool2d(y, 1)))
+
+    graph = trace(Net(forward, conv=nn.Conv2d(8, 8, 3, padding=1), gate=nn.Conv2d(8, 8, 1)), IMAGE)
+    assert wires(graph) == [
+        ("input", ()), ("conv2d", (0,)), ("adaptive_avg_pool2d", (1,)), ("conv2d", (2,)), ("hardsigmoid", (3,)),
+        ("mul", (1, 4)), ("add", (0, 5)),
+    ]  # fmt: skip
+
+
+def test_concat_reads_all_its_inputs_in_order() -> None:
+    graph = trace(Net(lambda self, x, y: torch.cat([y, x, y], dim=-3)), (IMAGE, torch.zeros(1, 4, 6, 6)))
+    assert wires(graph)[-1] == ("concat", (1, 0, 1))
+    assert graph.nodes[-1].operator.output_shape == (1, 16, 6, 6)
+
+
+def test_stacked_tensors_are_views_joined_along_the_new_axis() -> None:
+    graph = trace(Net(lambda self, x: torch.stack([x, x], dim=1)), IMAGE)
+    assert wires(graph) == [("input", ()), ("view", (0,)), ("concat", (1, 1))]
+    assert graph.nodes[-1].operator.output_shape == (1, 2, 8, 6, 6)
+
+
+def test_a_module_used_twice_runs_twice() -> None:
+    graph = trace(Net(lambda self, x: self.conv(self.conv(x)), conv=nn.Conv2d(8, 8, 1, bias=False)), IMAGE)
+    assert wires(graph) == [("input", ()), ("conv2d", (0,)), ("conv2d", (1,))]
+    assert graph.num_params == 2 * 8 * 8
+
+
+def test_outputs_may_be_nested_and_inputs_named() -> None:
+    net = Net(lambda self, *, left, right: {"sum": left + right, "both": [left, right.relu()]})
+    graph = trace(net, {"left": IMAGE, "right": IMAGE})
+    assert variants(graph) == ["input", "input", "add", "relu"]
+    assert graph.outputs == (2, 0, 3)
+
+
+def test_dropout_identity_and_contiguous_vanish() -> None:
+    net = nn.Sequential(nn.Dropout(0.5), nn.Identity(), Net(lambda self, x: x.contiguous().detach()[:]), nn.ReLU())
+    assert variants(trace(net, IMAGE)) == ["input", "relu"]
+
+
+# ------------------------------------------------------------------------------------------------- views and copies
+
+
+def test_a_permuted_tensor_is_copied_for_a_reader_that_needs_dense_rows() -> None:
+    graph = trace(Net(lambda self, x: self.norm(x.permute(0, 2, 3, 1)), norm=nn.LayerNorm(8)), IMAGE)
+    assert wires(graph) == [("input", ()), ("transpose", (0,)), ("layer_norm", (1,))]
+    assert graph.nodes[1].operator == Copy(shape=(1, 8, 6, 6), to=(1, 6, 6, 8), method="transpose")
+
+
+def test_a_permutation_undone_moves_nothing() -> None:
+    graph = trace(Net(lambda self, x: self.conv(x.transpose(1, 2).transpose(1, 2)), conv=nn.Conv2d(8, 8, 1)), IMAGE)
+    assert variants(graph) == ["input", "conv2d"]
+
+
+def test_a_reader_of_strided_data_takes_a_permuted_tensor_as_it_lies() -> None:
+    graph = trace(Net(lambda self, x: x @ x.transpose(-1, -2)), torch.zeros(2, 3, 4))
+    assert wires(graph) == [("input", ()), ("view", (0,)), ("matmul", (0, 1))]
+    assert graph.macs == 2 * 3 * 4 * 3
+
+
+def test_reshaping_a_permuted_tensor_copies_it_once() -> None:
+    graph = trace(
+        Net(lambda self, x: self.fc(x.transpose(1, 2).reshape(4, 6)), fc=nn.Linear(6, 1)), torch.zeros(2, 3, 4)
+    )
+    assert wires(graph) == [("input", ()), ("transpose", (0,)), ("linear", (1,))]
+    assert graph.nodes[1].operator.output_shape == (4, 6)
+
+
+def test_a_part_is_copied_for_a_convolution_and_read_in_place_by_an_addition() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return self.conv(first) + second
+
+    graph = trace(Net(forward, conv=nn.Conv2d(4, 4, 1)), torch.zeros(2, 8, 6, 6))
+    assert wires(graph) == [("input", ()), ("slice", (0,)), ("conv2d", (1,)), ("view", (0,)), ("add", (2, 3))]
+    assert graph.nodes[1].operator.read_elements == 2 * 4 * 6 * 6
+
+
+def test_a_broadcast_operand_is_read_once_however_it_was_expanded() -> None:
+    graph = trace(Net(lambda self, x, y: x * y.expand_as(x)), (IMAGE, torch.zeros(1, 8, 1, 1)))
+    assert graph.nodes[-1].operator == Elementwise(function="mul", shapes=((1, 8, 6, 6), (1, 8, 1, 1)))
+
+
+def test_an_expanded_tensor_is_written_out_for_a_reader_that_cannot_broadcast() -> None:
+    graph = trace(
+        Net(lambda self, x: self.conv(x.expand(1, 8, 6, 6)), conv=nn.Conv2d(8, 2, 1)), torch.zeros(1, 8, 1, 1)
+    )
+    assert graph.nodes[1].operator == Copy(shape=(1, 8, 1, 1), to=(1, 8, 6, 6), method="expand")
+
+
+# --------------------------------------------------------------------------------------- whole operators and constants
+
+
+def test_attention_stays_whole_and_its_transposes_move_nothing() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).reshape(2, 5, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(2, 5, 8))
+
+    graph = trace(Net(forward, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)), torch.zeros(2, 5, 8))
+    assert variants(graph) == ["input", "linear", "view", "view", "view", "attention", "view", "linear"]
+    # qkv and out: 2*5 tokens * 8 inputs * (24 + 8) outputs; attention: 2 batch * 4 heads * 5*5 scores * (2 + 2)
+    assert graph.macs == 2 * 5 * 8 * (24 + 8) + 2 * 4 * 5 * 5 * (2 + 2)
+
+
+def test_attention_reads_its_mask_unexpanded() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=self.bias.expand(2, 4, 5, 5))
+
+    graph = trace(Net(forward, bias=nn.Parameter(torch.zeros(1, 4, 5, 5))), torch.zeros(2, 4, 5, 8))
+    assert texts(graph)[1] == "constant(shape=(1, 4, 5, 5), learned_params=100)"
+    assert graph.nodes[-1].operator.read_elements == 3 * 2 * 4 * 5 * 8 + 4 * 5 * 5
+
+
+def test_torchs_own_attention_module_becomes_linear_layers_around_attention() -> None:
+    net = Net(
+        lambda self, x: self.mha(x, x, x, need_weights=False)[0], mha=nn.MultiheadAttention(8, 2, batch_first=True)
+    )
+    graph = trace(net, torch.zeros(3, 5, 8))
+    assert [name for name in variants(graph) if name in ("linear", "attention")] == ["linear", "attention", "linear"]
+    assert graph.num_params == sum(each.numel() for each in net.parameters())
+    assert graph.macs == 3 * 5 * 8 * (24 + 8) + 3 * 2 * 5 * 5 * (4 + 4)
+
+
+def test_learned_tensors_that_no_layer_holds_are_constants_and_count_as_parameters() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.position
+        return tokens * self.gamma
+
+    parts = {
+        name: nn.Parameter(torch.zeros(size))
+        for name, size in (("token", (1, 1, 8)), ("position", (1, 5, 8)), ("gamma", 8))
+    }
+    graph = trace(Net(forward, **parts), torch.zeros(2, 4, 8))
+    assert graph.num_params == 8 + 40 + 8
+    assert sum(isinstance(node.operator, Constant) for node in graph.nodes) == 3
+    assert graph.nodes[-1].operator == Elementwise(function="mul", shapes=((2, 5, 8), (8,)))
+
+
+def test_what_depends_on_weights_alone_is_folded_into_one_constant() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        bias = self.table[self.index.view(-1)].view(3, 3, 2).permute(2, 0, 1).contiguous()
+        return x + torch.sigmoid(bias).unsqueeze(0) + torch.ones(3)
+
+    net = Net(forward, table=nn.Parameter(torch.zeros(5, 2)))
+    net.register_buffer("index", torch.zeros(3, 3, dtype=torch.long))
+    graph = trace(net, torch.zeros(1, 2, 3, 3))
+    assert [node.operator for node in graph.nodes if isinstance(node.operator, Constant)] == [
+        Constant(shape=(2, 3, 3), learned_params=10),
+        Constant(shape=(3,)),
+    ]
+
+
+def test_a_product_with_a_learned_matrix_is_a_linear_layer() -> None:
+    weight = nn.Parameter(torch.zeros(8, 3))
+    assert texts(trace(Net(lambda self, x: x @ self.weight, weight=weight), torch.zeros(2, 5, 8)))[1:] == [
+        "linear(shape=(2, 5, 8), out_features=3)"
+    ]
+
+
+def test_numbers_are_part_of_the_kernel() -> None:
+    graph = trace(Net(lambda self, x: (x + 3) / 6 * torch.tensor(2.0)), IMAGE)
+    assert [node.operator.input_shapes for node in graph.nodes[1:]] == [((1, 8, 6, 6),)] * 3
+
+
+SHAPE = "shape=(1, 8, 6, 6)"
+CONV = "in_channels=8, out_channels=4, height=6, width=6"
+MODULES: list[tuple[nn.Module, str]] = [
+    (nn.Conv2d(8, 4, 3, padding="same"), f"conv2d({CONV}, kernel=(3, 3), padding=(1, 1), bias=True)"),
+    (nn.ConvTranspose2d(8, 4, 2, stride=2), f"conv_transpose2d({CONV}, kernel=(2, 2), stride=(2, 2), bias=True)"),
+    (nn.Linear(6, 4, bias=False), f"linear({SHAPE}, out_features=4)"),
+    (nn.GroupNorm(2, 8), f"normalization({SHAPE}, method='group_norm', affine_params=16)"),
+    (nn.InstanceNorm2d(8), f"normalization({SHAPE}, method='instance_norm')"),
+    (nn.LayerNorm(6), f"normalization({SHAPE}, method='layer_norm', affine_params=12)"),
+    (nn.RMSNorm(6), f"normalization({SHAPE}, method='rms_norm', affine_params=6)"),
+    (
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        f"pool2d({SHAPE}, method='max', kernel=(3, 3), stride=(2, 2), padding=(1, 1), ceil_mode=True)",
+    ),
+    (nn.AvgPool2d(2), f"pool2d({SHAPE}, method='avg', kernel=(2, 2), stride=(2, 2))"),
+    (nn.AdaptiveAvgPool2d((None, 2)), f"adaptive_pool2d({SHAPE}, size=(6, 2))"),
+    (nn.AdaptiveMaxPool2d(1), f"adaptive_pool2d({SHAPE}, method='max')"),
+    (nn.Upsample(scale_factor=2), f"resize({SHAPE}, size=(12, 12))"),
+    (nn.Upsample(size=(3, 9), mode="bilinear"), f"resize({SHAPE}, size=(3, 9), method='bilinear')"),
+    (nn.Upsample(size=(3, 9), mode="bicubic"), f"resize({SHAPE}, size=(3, 9), method='bicubic')"),
+    (nn.ReLU6(), f"activation({SHAPE}, function='relu6')"),
+    (nn.Hardtanh(), f"activation({SHAPE}, function='hardtanh')"),
+    (nn.SiLU(inplace=True), f"activation({SHAPE}, function='silu')"),
+    (nn.Softmax(dim=1), f"softmax({SHAPE})"),
+    (nn.PixelShuffle(2), f"copy({SHAPE}, to=(1, 2, 12, 12), method='transpose')"),
+    (nn.ZeroPad2d(1), f"copy({SHAPE}, to=(1, 8, 8, 8), method='pad')"),
+    (Net(lambda self, x: x.mean((-2, -1), keepdim=True)), f"reduce({SHAPE}, method='mean', axes=(2, 3), keepdim=True)"),
+    (Net(lambda self, x: x.max(dim=1).values), f"reduce({SHAPE}, method='max', axes=(1,))"),
+    (Net(lambda self, x: x.roll(1, 2)), f"copy({SHAPE}, to=(1, 8, 6, 6), method='roll')"),
+    (Net(lambda self, x: x.half()), f"copy({SHAPE}, to=(1, 8, 6, 6), method='cast')"),
+]
+
+
+@pytest.mark.parametrize(("net", "text"), MODULES)
+def test_each_operator_of_torch_becomes_one_of_ours(net: nn.Module, text: str) -> None:
+    graph = trace(net, IMAGE)
+    assert texts(graph)[-1] == text
+    assert len(graph.nodes) == 2
+
+
+def test_padding_by_nothing_vanishes() -> None:
+    assert variants(trace(Net(lambda self, x: F.pad(x, (0, 0)).relu()), IMAGE)) == ["input", "relu"]
+
+
+def test_an_embedding_reads_indices() -> None:
+    graph = trace(nn.Embedding(100, 16), torch.zeros(2, 5, dtype=torch.long))
+    assert texts(graph) == ["input(shape=(2, 5))", "embedding(shape=(2, 5), num_rows=100, features=16)"]
+
+
+def test_prelu_reads_its_learned_slopes() -> None:
+    graph = trace(nn.PReLU(8), IMAGE)
+    assert graph.nodes[-1].operator == Elementwise(function="prelu", shapes=((1, 8, 6, 6), (8, 1, 1)))
+    assert graph.num_params == 8
+
+
+# ----------------------------------------------------------------------------------------------------- bad input, state
+
+
+def test_an_operator_without_formula_is_named_with_its_module() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.Sequential(Net(lambda self, x: torch.fft.fft(x).real)))
+    with pytest.raises(UnknownOperatorError, match=r"aten::_fft_r2c\S* of module '1\.0'.*HANDLERS"):
+        trace(net, IMAGE)
+
+
+def test_a_result_that_depends_on_data_is_refused() -> None:
+    with pytest.raises(UnknownOperatorError, match="aten::_local_scalar_dense"):
+        trace(Net(lambda self, x: x * x.sum().item()), IMAGE)
+
+
+def test_a_second_result_that_no_operator_has_is_refused_when_it_is_read() -> None:
+    with pytest.raises(UnknownOperatorError, match=r"second result, of shape \(1, 6, 6\)"):
+        trace(Net(lambda self, x: x.max(dim=1).indices + 1), IMAGE)
+
+
+def test_the_users_own_error_comes_first() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        trace(Net(forward), IMAGE)
+    with pytest.raises(RuntimeError, match="channel"):
+        trace(nn.Conv2d(4, 8, 1), IMAGE)
+    with pytest.raises(RuntimeError, match="running_mean"):
+        trace(nn.BatchNorm2d(4), IMAGE)
+
+
+def test_a_module_without_tensors_in_or_out_is_refused() -> None:
+    with pytest.raises(ValueError, match="hold no tensor: 3"):
+        trace(nn.ReLU(), 3)
+    with pytest.raises(ValueError, match="returns no tensor, but int"):
+        trace(Net(lambda self, x: x.dim()), IMAGE)
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True)))
+    net[1].eval()
+    before = copy.deepcopy(net.state_dict())
+    parameters, modes = list(net.parameters()), [each.training for each in net.modules()]
+    x = torch.full((1, 8, 6, 6), -1.0)
+    trace(net, x)
+    with pytest.raises(RuntimeError):
+        trace(net, torch.zeros(1, 1, 1, 1))
+    assert [each.training for each in net.modules()] == modes
+    assert all(new is old for new, old in zip(net.parameters(), parameters))
+    assert all(torch.equal(new, old) for new, old in zip(net.state_dict().values(), before.values()))
+    assert (x == -1).all()
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in net.modules())
+    assert net(x).requires_grad
+
+
+def test_weights_need_not_exist() -> None:
+    with torch.device("meta"):
+        net = nn.Linear(1 << 20, 1 << 20)
+    graph = trace(net, torch.zeros(1, 1 << 20, device="meta"))
+    assert graph.macs == 1 << 40
+    assert graph.num_params == (1 << 40) + (1 << 20)
+
+
+# ------------------------------------------------------------------------------------------------- the second route
+
+
+def macs_of(graph: Graph, *kinds: str) -> int:
+    return sum(node.operator.macs for node in graph.nodes if node.operator.kind in kinds)
+
+
+TIMM = {
+    "convnext_atto": 64, "densenet121": 64, "efficientnet_b0": 64, "ghostnet_100": 64, "mixer_s32_224": 224,
+    "mnasnet_100": 64, "mobilenetv2_100": 64, "mobilenetv3_large_100": 64, "mobileone_s0": 64, "regnetx_002": 64,
+    "regnety_002": 64, "repvgg_a0": 64, "resnet18": 64, "resnext50_32x4d": 64, "swin_tiny_patch4_window7_224": 224,
+}  # fmt: skip
+
+
+@pytest.fixture
+def timm_net(request: pytest.FixtureRequest) -> nn.Module:
+    timm = pytest.importorskip("timm", reason="timm is not installed; it comes with ridgeline-nas[dev]")
+    net: nn.Module = timm.create_model(request.param)
+    return net
+
+
+@pytest.mark.parametrize(("timm_net", "size"), TIMM.items(), ids=TIMM.keys(), indirect=["timm_net"])
+def test_macs_and_parameters_equal_fvcores_on_timms_networks(timm_net: nn.Module, size: int, fvcore_macs: Macs) -> None:
+    x = torch.zeros(1, 3, size, size)
+    graph = trace(timm_net, x)
+    assert graph.macs == fvcore_macs(timm_net, x)
+    assert graph.num_params == sum(each.numel() for each in timm_net.parameters())
+
+
+@pytest.mark.parametrize("timm_net", ["vit_tiny_patch16_224"], indirect=True)
+def test_macs_of_a_vision_transformer_are_fvcores_plus_the_attention_it_omits(
+    timm_net: nn.Module, fvcore_macs: Macs
+) -> None:
+    x = torch.zeros(1, 3, 224, 224)
+    graph = trace(timm_net, x)
+    # 12 layers * 3 heads * 197 queries * 197 keys * (64 for the scores + 64 for the values)
+    attention = 12 * 3 * 197 * 197 * (64 + 64)
+    assert macs_of(graph, "attention") == attention
+    assert graph.macs == fvcore_macs(timm_net, x) + attention
+    assert graph.num_params == sum(each.numel() for each in timm_net.parameters())
