@@ -1,7 +1,10 @@
 """A subnet as files that other tools read: its arch and metrics, its weights, and ONNX as deployed."""
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -61,7 +64,7 @@ def export_onnx(module: nn.Module, shape: Shape, path: Path) -> None:
     was_training = module.training
     module.eval()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with _quiet("onnx_ir", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
             # 2026-11-24: torch 2.13's exporter copies tree specs in the way that its own pytree module deprecates.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             program = torch.onnx.export(
@@ -78,3 +81,16 @@ def export_onnx(module: nn.Module, shape: Shape, path: Path) -> None:
     with replacing(path) as temporary:
         program.save(temporary)
         onnx.checker.check_model(temporary, full_check=True)
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """These loggers say nothing below a warning, even where an application, as Hydra does, lets everything through."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

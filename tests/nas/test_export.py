@@ -1,6 +1,7 @@
 """Exported subnets: the same network for other tools, whole or not at all."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,12 +95,14 @@ def test_a_failed_export_leaves_the_earlier_files_alone(result: SearchResult, tm
 
 
 def test_exporting_says_nothing_and_leaves_the_module_in_its_mode(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)  # as Hydra does for the whole process
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 6 * 6, 3))
     export_onnx(module, (1, 1, 8, 8), tmp_path / "model.onnx")
     assert module.training
     assert capfd.readouterr() == ("", "")
+    assert {record.name for record in caplog.records} == set()
 
 
 def test_a_network_with_two_inputs_is_refused() -> None:
