@@ -47,7 +47,7 @@ def violations(metrics: Mapping[str, float], constraints: Mapping[str, float]) -
     return {name: metrics[name] / bound - 1.0 for name, bound in constraints.items()}
 
 
-def check_reachable(
+def feasible_arch(
     space: Space,
     costs: Callable[[Arch], Mapping[str, float]],
     constraints: Mapping[str, float],
@@ -55,8 +55,8 @@ def check_reachable(
     *,
     num_samples: int = 1000,
     seed: int = 0,
-) -> None:
-    """Return once one arch meets all constraints; the smallest is tried first, so most calls cost one prediction.
+) -> Arch:
+    """An arch that meets all constraints. The smallest is tried first, so most calls cost one prediction.
 
     Where it does not, the least value of every bounded metric, and after them the least violation of all together,
     are sought among random archs and by greedy descent from the best one.
@@ -64,13 +64,17 @@ def check_reachable(
     Raises:
         ValueError: a constraint is below the least value found, or no arch was found that meets all together.
     """
+
     def excess(arch: Arch) -> float:
         return max(violations(costs(arch), constraints).values(), default=0.0)
 
+    def min_cost(metric: str) -> float:
+        return costs(_least(space, lambda arch: costs(arch)[metric], num_samples, seed))[metric]
+
     if excess(space.smallest()) <= 0.0:
-        return
+        return space.smallest()
     for metric, bound in constraints.items():
-        least = costs(_least(space, lambda arch, name=metric: costs(arch)[name], num_samples, seed))[metric]
+        least = min_cost(metric)
         if least > bound:
             raise ValueError(
                 f"constraint {_shown(metric, bound)}: the least that the space reaches on {device_name} is "
@@ -81,6 +85,7 @@ def check_reachable(
         asked = ", ".join(_shown(metric, bound) for metric, bound in constraints.items())
         found = ", ".join(_shown(metric, costs(closest)[metric]) for metric in constraints)
         raise ValueError(f"constraints {asked}: none of the archs tried on {device_name} meets all; closest: {found}")
+    return closest
 
 
 # ------------------------------------------------------------------------------------------------------------ private

@@ -56,12 +56,13 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def objectives_from_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
-    """Objectives from `{"metrics": [...]}`, the content of a file in `configs/objectives`.
+    """Objectives from `{"name": ..., "metrics": [...]}`, the content of a file in `configs/objectives`.
 
     Raises:
         ValueError: a misspelled key, or what `check_objectives` refuses.
     """
-    keys = check_keys(mapping, ("metrics",), ("metrics",), "objectives")
+    keys = check_keys(mapping, ("name", "metrics"), ("name", "metrics"), "objectives")
+    check_type(keys["name"], str, "objectives.name")
     return check_objectives(check_type(keys["metrics"], list, "objectives.metrics"))
 
 

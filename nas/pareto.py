@@ -1,7 +1,6 @@
 """Pareto fronts and exact hypervolumes of plain loss arrays; every objective is minimised."""
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 from typing_extensions import Self
@@ -22,7 +21,8 @@ def pareto_front(losses: np.ndarray) -> np.ndarray:
     losses = _as_matrix(losses)
     valid = np.flatnonzero(~np.isnan(losses).any(axis=1))
     unique, member = np.unique(losses[valid], axis=0, return_inverse=True)
-    return valid[_front_of_sorted(unique)[member.reshape(-1)]]
+    on_front: np.ndarray = valid[_front_of_sorted(unique)[member.reshape(-1)]]
+    return on_front
 
 
 def hypervolume(points: np.ndarray, reference_point: np.ndarray) -> float:
@@ -112,20 +112,21 @@ def _front_of_sorted(unique: np.ndarray) -> np.ndarray:
 def _distinct_front(gains: np.ndarray) -> np.ndarray:
     """The gains that no other gain reaches in every objective, once each, by decreasing first objective."""
     unique = np.unique(-gains, axis=0)
-    return -unique[_front_of_sorted(unique)]
+    front: np.ndarray = -unique[_front_of_sorted(unique)]
+    return front
 
 
 def _exclusive(gain: np.ndarray, gains: np.ndarray) -> float:
     """Volume that `gain` adds to the union of the others' boxes."""
     if not len(gains):
-        return prod(gain.tolist())
-    return prod(gain.tolist()) - _volume(_distinct_front(np.minimum(gains, gain)))
+        return float(gain.prod())
+    return float(gain.prod()) - _volume(_distinct_front(np.minimum(gains, gain)))
 
 
 def _volume(front: np.ndarray) -> float:
     """Volume of the union of the boxes of a distinct front, sorted by decreasing first objective."""
     if len(front) <= 1:
-        return prod(front[0].tolist()) if len(front) else 0.0
+        return float(front[0].prod()) if len(front) else 0.0
     num_objectives = front.shape[1]
     if num_objectives == 1:
         return float(front[0, 0])

@@ -1,6 +1,9 @@
 """What to evaluate next: any Optuna sampler, made to propose every network of a space at most once."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from importlib import import_module
+from inspect import signature
 from itertools import product
 from math import prod
 from typing import Any, Protocol
@@ -11,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from predictors.mapping import check_keys
 from search_spaces.space import Arch, Space
 
 _MAX_ENUMERATED = 1_000_000
@@ -25,6 +29,32 @@ class MakeSampler(Protocol):
     """Makes an Optuna sampler, e.g. `functools.partial(NSGAIISampler, population_size=50)`."""
 
     def __call__(self, *, seed: int) -> BaseSampler: ...
+
+
+def sampler_from_mapping(mapping: Mapping[str, Any]) -> MakeSampler:
+    """The sampler of a file in configs/sampler: `class` names it, the other keys are its arguments.
+
+    Raises:
+        ValueError: it cannot be imported, is no Optuna sampler that takes a seed, or refuses its arguments.
+    """
+    arguments = dict(check_keys(mapping, allowed=mapping, required=["class"], where="sampler"))
+    name = str(arguments.pop("class"))
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        sampler_class = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"sampler: {name!r} cannot be imported as package.module.Class: {error}") from None
+    known = [*signature(sampler_class).parameters] if isinstance(sampler_class, type) else []
+    if not known or not issubclass(sampler_class, BaseSampler) or "seed" not in known:
+        raise ValueError(f"sampler: {name!r} is no Optuna sampler that takes a seed")
+    known.remove("seed")
+    check_keys(arguments, allowed=known, required=[], where=f"sampler {name}")
+    make: MakeSampler = partial(sampler_class, **arguments)
+    try:
+        make(seed=0)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sampler {name}: {error}") from None
+    return make
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -94,7 +124,7 @@ class DistinctSampler(BaseSampler):
     def _propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Arch:
         """A whole arch from the other sampler; genetic ones would compare the knobs of all past trials to find them."""
         if isinstance(self._sampler, BaseGASampler):
-            self._settle_parents(self._sampler, study, self._sampler.get_trial_generation(study, trial))
+            self._settle_parents(study, self._sampler.get_trial_generation(study, trial))
             known = {knob: values for knob, values in search_space.items() if not values.single()}
         else:
             known = self._sampler.infer_relative_search_space(study, trial)
@@ -104,14 +134,17 @@ class DistinctSampler(BaseSampler):
                 arch[knob] = self._sampler.sample_independent(study, trial, knob, distribution)
         return {knob: int(arch[knob]) for knob in search_space}
 
-    def _settle_parents(self, sampler: BaseGASampler, study: Study, generation: int) -> None:
-        """Let Optuna store each generation's parents, so that they always come back in the order of their numbers.
+    def _settle_parents(self, study: Study, generation: int) -> None:
+        """Let Optuna select and store the parents of each generation, with a seed of the generation's own.
 
-        The call that selects them returns them in order of rank: drawing from that list would make the proposals
-        depend on where a search was interrupted.
+        The selection may draw at random, and the call that selects returns the parents in another order than later
+        calls do: both would make the proposals depend on where a search was interrupted.
         """
         for each in range(self._num_parents_known + 1, generation + 1):
-            sampler.get_parent_population(study, each)
+            seed = np.random.SeedSequence((self._seed, each), spawn_key=(1,)).generate_state(1)[0]
+            selector = self._make_sampler(seed=int(seed))
+            assert isinstance(selector, BaseGASampler)
+            selector.get_parent_population(study, each)
         self._num_parents_known = max(self._num_parents_known, generation)
 
     def _key(self, arch: Arch) -> tuple[int, ...]:

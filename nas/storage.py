@@ -2,12 +2,14 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from predictors.mapping import check_keys, check_type
 
@@ -22,6 +24,27 @@ def check_storage(mapping: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown storage kind {keys['kind']!r}; there are {list(KINDS)}")
     if (keys["kind"] == "url") != (keys.get("url") is not None):
         raise ValueError(f"storage of kind {keys['kind']!r}: a url belongs to kind 'url', and only to it")
+    if keys.get("url") is not None:
+        shown_url(check_type(keys["url"], str, "storage.url"))
+
+
+def shown_url(url: str) -> str:
+    """The URL of a database without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        raise ValueError("storage.url is no URL of a database, e.g. postgresql://user@host/name") from None
+
+
+def check_no_password(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a password on the command line, which Hydra and the report would save."""
+    for override in overrides:
+        key, _, url = override.partition("=")
+        if key.lstrip("+") == "storage.url" and shown_url(url) != url:
+            raise ValueError(
+                f"storage.url={shown_url(url)} has a password, and command lines are saved with the results; "
+                "set RIDGELINE_STORAGE_URL and use storage=url"
+            )
 
 
 def storage_from_mapping(mapping: Mapping[str, Any], folder: Path) -> BaseStorage:
@@ -34,7 +57,10 @@ def storage_from_mapping(mapping: Mapping[str, Any], folder: Path) -> BaseStorag
     if mapping["kind"] == "memory":
         return InMemoryStorage()
     if mapping["kind"] == "url":
-        return get_storage(check_type(mapping["url"], str, "storage.url"))
+        try:
+            return get_storage(mapping["url"])
+        except (ImportError, SQLAlchemyError) as error:
+            raise ValueError(f"storage {shown_url(mapping['url'])}: {str(error).splitlines()[0]}") from None
     return open_journal(folder / JOURNAL_NAME)
 
 

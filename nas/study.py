@@ -17,10 +17,11 @@ import numpy as np
 from optuna import Study, create_study
 from optuna.samplers import NSGAIISampler
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from nas.constraints import check_reachable, violations
+from nas.constraints import feasible_arch, violations
 from nas.objectives import METRICS, check_objectives, losses
 from nas.pareto import Front, pareto_front
 from nas.proposals import DistinctSampler, MakeSampler, SpaceExhaustedError, distributions
@@ -68,9 +69,14 @@ class SearchTask:
     def costs(self, arch: Arch) -> dict[str, float]:
         return cost_metrics(self.predict(arch))
 
-    def check_reachable(self) -> None:
-        """Raise ValueError, with the least value that the space reaches, where no arch meets the constraints."""
-        check_reachable(self.space, self.costs, self.constraints, self.predictor.device.name)
+    @cached_property
+    def feasible_arch(self) -> Arch:
+        """An arch that meets the constraints.
+
+        Raises:
+            ValueError: there seems to be none; the message has the least value that the space reaches.
+        """
+        return feasible_arch(self.space, self.costs, self.constraints, self.predictor.device.name)
 
     @cached_property
     def reference_point(self) -> tuple[float, ...]:
@@ -123,37 +129,32 @@ def run_search(
     *,
     num_trials: int = 200,
     sampler: MakeSampler = NSGAIISampler,
-    storage: BaseStorage | None = None,
-    study_name: str = "search",
-    identity: Mapping[str, Any] | None = None,
+    study: Study | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> SearchResult:
     """Evaluate `num_trials` different networks, or all of the space if it has fewer, and return all that are known.
 
-    Trials that the storage already holds are not evaluated again and count towards `num_trials`. The same arguments
-    give the same trials, also when the search is interrupted and continued. Ctrl-C ends it early with what is there.
+    Trials that the study already holds are not evaluated again and count towards `num_trials`. The same arguments give
+    the same trials, also when the search is interrupted and continued. Ctrl-C ends it early with what is there.
 
     Args:
         accuracy: arch -> share of right answers in [0, 1].
         sampler: makes an Optuna sampler from `seed=`.
-        storage: in memory if None.
-        identity: whatever determines the result beside the task and the seed, JSON-able.
+        study: from `open_study`; None forgets the trials.
 
     Raises:
-        ValueError: constraints that no arch meets, a stored study of another task, seed or identity, or an accuracy
-            outside of [0, 1].
+        ValueError: constraints that no arch meets, or an accuracy outside of [0, 1].
     """
     started = time.perf_counter()
     if num_trials < 1:
         raise ValueError(f"num_trials must be at least 1, found {num_trials}")
-    task.check_reachable()
-    stored = _stored_study(storage or InMemoryStorage(), study_name, task, {"seed": seed, **(identity or {})})
+    start = (task.space.smallest(), task.space.largest(), task.feasible_arch)
+    stored = study or open_study(InMemoryStorage(), "search", task, {})
     finished = stored.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     record = _Record(task)
     for trial in finished:
         record.add(trial)
-    start = (task.space.smallest(), task.space.largest())
     seen = [candidate.arch for candidate in record.candidates]
     live = create_study(
         directions=stored.directions, sampler=DistinctSampler(sampler, task.space, seed=seed, start=start, seen=seen)
@@ -191,6 +192,33 @@ def run_search(
     )
 
 
+def open_study(storage: BaseStorage, study_name: str, task: SearchTask, identity: Mapping[str, Any]) -> Study:
+    """The study of that name in a storage, made if there is none.
+
+    Args:
+        identity: whatever determines the result beside the task, JSON-able: the seed, the sampler, the training.
+
+    Raises:
+        ValueError: it was made for something else.
+    """
+    asked = json.loads(json.dumps({**task.fingerprint, **identity}))
+    directions = [
+        StudyDirection.MAXIMIZE if METRICS[name].maximise else StudyDirection.MINIMIZE for name in task.objectives
+    ]
+    study = create_study(storage=storage, study_name=study_name, directions=directions, load_if_exists=True)
+    found = study.user_attrs.get(_ASKED)
+    if found is None:
+        study.set_user_attr(_ASKED, asked)
+        return study
+    for key in sorted({*asked, *found}):
+        if asked.get(key) != found.get(key):
+            raise ValueError(
+                f"study {study_name!r} was begun with {key} {found.get(key)}, and {asked.get(key)} is asked now; "
+                "continue it as it was begun, or choose another run folder"
+            )
+    return study
+
+
 # ------------------------------------------------------------------------------------------------------------ private
 
 
@@ -218,9 +246,7 @@ class _Record:
         self.hypervolumes.append(self.front.hypervolume)
 
 
-def _evaluated(
-    live: Study, task: SearchTask, accuracy: Callable[[Arch], float], record: _Record
-) -> FrozenTrial:
+def _evaluated(live: Study, task: SearchTask, accuracy: Callable[[Arch], float], record: _Record) -> FrozenTrial:
     """The next trial, finished."""
     trial = live.ask(distributions(task.space))
     arch = task.space.canonical(trial.params)
@@ -237,28 +263,6 @@ def _evaluated(
     for name, excess in violations(metrics, task.constraints).items():
         trial.set_constraint(name, excess)
     return live.tell(trial, [metrics[name] for name in task.objectives])
-
-
-def _stored_study(storage: BaseStorage, study_name: str, task: SearchTask, identity: Mapping[str, Any]) -> Study:
-    """The study of that name, made if there is none.
-
-    Raises:
-        ValueError: it was made for something else.
-    """
-    asked = json.loads(json.dumps({**task.fingerprint, **identity}))
-    directions = ["maximize" if METRICS[name].maximise else "minimize" for name in task.objectives]
-    study = create_study(storage=storage, study_name=study_name, directions=directions, load_if_exists=True)
-    found = study.user_attrs.get(_ASKED)
-    if found is None:
-        study.set_user_attr(_ASKED, asked)
-        return study
-    for key in sorted({*asked, *found}):
-        if asked.get(key) != found.get(key):
-            raise ValueError(
-                f"study {study_name!r} was begun with {key} {found.get(key)}, and {asked.get(key)} is asked now; "
-                "continue it as it was begun, or choose another run folder"
-            )
-    return study
 
 
 def _front_positions(candidates: Sequence[Candidate], objectives: Sequence[str]) -> tuple[int, ...]:

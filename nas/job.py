@@ -1,0 +1,192 @@
+"""The main job from a plain mapping: check everything, train or reuse a supernet, search, report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from filelock import FileLock, Timeout
+from torch import nn
+
+from nas.accuracy import check_data_fits
+from nas.constraints import constraints_from_mapping
+from nas.data import ImageData, data_from_mapping
+from nas.files import write_text
+from nas.objectives import objectives_from_mapping
+from nas.proposals import MakeSampler, sampler_from_mapping
+from nas.result import Ending, SearchResult
+from nas.scoring import AccuracySource
+from nas.storage import check_storage, shown_url, storage_from_mapping
+from nas.study import SearchTask, open_study, run_search
+from nas.training import Recipe, recipe_from_mapping, train_supernet, training_key
+from predictors.device import Device, DeviceNotMeasuredError, device_from_mapping
+from predictors.fusion import runtime_from_mapping
+from predictors.latency import LatencyPredictor
+from predictors.mapping import check_keys
+from predictors.paths import home
+from search_spaces.loading import instance_from_mapping, space_from_mapping
+from search_spaces.space import Arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A search whose every input has been read and checked; nothing has been trained or written."""
+
+    task: SearchTask
+    data: ImageData
+    recipe: Recipe
+    source: AccuracySource
+    sampler: MakeSampler
+    num_trials: int
+    seed: int
+    identity: Mapping[str, Any]
+    folder: Path
+
+
+def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchResult:
+    """Run or continue the search that a composed `configs/search.yaml` describes, and write its report.
+
+    Raises:
+        ValueError: anything that is wrong with the config; nothing has been written then.
+        KeyboardInterrupt: Ctrl-C; the report of what was there has been written, if there was anything.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    job = job_from_mapping(config)
+    with _locked(job.folder):
+        study = open_study(storage_from_mapping(config["storage"], job.folder), job.folder.name, job.task, job.identity)
+        config_text = saved_config(config)
+        write_text(job.folder / "config.yaml", config_text)
+        scoring = job.source.load(job.task.space, job.data, job.recipe)
+        result = run_search(
+            job.task,
+            scoring.accuracy,
+            num_trials=job.num_trials,
+            sampler=job.sampler,
+            study=study,
+            seed=job.seed,
+            progress=True,
+        )
+        if result.candidates:
+            report(result, job, command=command, config_text=config_text, extract=scoring.extract)
+    if result.ending is Ending.INTERRUPTED:
+        raise KeyboardInterrupt
+    return result
+
+
+def train_from_mapping(config: Mapping[str, Any]) -> None:
+    """Train the supernet that a composed `configs/train.yaml` describes, or go on where it stopped."""
+    space, data = space_from_mapping(config["space"]), data_from_mapping(config["data"])
+    check_data_fits(space, data)
+    train_supernet(space, data, recipe_from_mapping(config["training"]), home() / "supernets")
+
+
+def job_from_mapping(config: Mapping[str, Any]) -> Job:
+    """Read and check everything that a search needs.
+
+    Raises:
+        ValueError: the first thing that is wrong.
+    """
+    check_keys(config["deploy"], ("resolution", "batch", "dtype"), (), "deploy")
+    if config["num_trials"] < 1:
+        raise ValueError(f"num_trials must be at least 1, found {config['num_trials']}")
+    if config["seed"] < 0:
+        raise ValueError(f"seed must not be negative, found {config['seed']}")
+    check_storage(config["storage"])
+    objectives = objectives_from_mapping(config["objectives"])
+    constraints = constraints_from_mapping(config["constraints"])
+    sampler = sampler_from_mapping(config["sampler"])
+    recipe = recipe_from_mapping(config["training"])
+    source: AccuracySource = instance_from_mapping(config["accuracy"], "source", "accuracy")
+    space = space_from_mapping(config["space"])
+    deployed_space = space.deployed(config["deploy"]["resolution"], config["deploy"]["batch"])
+    runtime = runtime_from_mapping(config["runtime"]) if config.get("runtime") else None
+    predictor = LatencyPredictor(_device(config["hw"]), dtype=config["deploy"]["dtype"], runtime=runtime)
+    data = data_from_mapping(config["data"])
+    source.check(space, data)
+    task = SearchTask(
+        space=space, deployed_space=deployed_space, predictor=predictor, objectives=objectives, constraints=constraints
+    )
+    _ = task.feasible_arch
+    determining = ("runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed")
+    identity = {key: config.get(key) for key in determining} | {"weights": training_key(space, data, recipe)}
+    return Job(
+        task=task,
+        data=data,
+        recipe=recipe,
+        source=source,
+        sampler=sampler,
+        num_trials=config["num_trials"],
+        seed=config["seed"],
+        identity=identity,
+        folder=_folder(config, task, data, identity),
+    )
+
+
+def saved_config(config: Mapping[str, Any]) -> str:
+    """The config as YAML, without the password of a storage."""
+    storage = dict(config["storage"])
+    if storage.get("url"):
+        storage["url"] = shown_url(storage["url"])
+    return yaml.safe_dump({**config, "storage": storage}, sort_keys=False, allow_unicode=True)
+
+
+def report(
+    result: SearchResult,
+    job: Job,
+    *,
+    command: str,
+    config_text: str,
+    extract: Callable[[Arch], nn.Module] | None,
+) -> None:
+    """Write the report of a search into its folder and print the summary."""
+    from nas.report import print_summary, write_report
+
+    write_report(result, job.folder, command=command, config_text=config_text, data_name=job.data.name, extract=extract)
+    print_summary(result, job.folder)
+    if result.ending is Ending.EXHAUSTED:
+        print(f"The space has {len(result.candidates)} different networks; all were evaluated.")
+    elif result.ending is Ending.INTERRUPTED:
+        print(f"Interrupted after {len(result.candidates)} of {job.num_trials} candidates.")
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _device(mapping: Mapping[str, Any]) -> Device:
+    """The device of a composed `hw`; this machine is measured the first time."""
+    try:
+        return device_from_mapping(mapping, source="hw")
+    except DeviceNotMeasuredError:
+        from predictors.profile import profile_host
+
+        print(f"{mapping['name']} has not been measured yet: measuring it now, once.")
+        print(f"Its file and its table are {profile_host(progress=True)}")
+        return device_from_mapping(mapping, source="hw")
+
+
+def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData, identity: Mapping[str, Any]) -> Path:
+    """The folder that the user names, or one whose name is the same whenever the same is asked."""
+    if config["run_dir"] is not None:
+        return Path(config["run_dir"]).expanduser()
+    asked = json.dumps({**task.fingerprint, **identity}, sort_keys=True)
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
+    name = f"{task.space.name}-{data.name}-{config['objectives']['name']}-{digest}"
+    return Path("outputs") / task.predictor.device.name / name
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it, until this one leaves it or dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another search is running in {folder}; wait for it, or choose another run_dir") from None
+    with lock:
+        yield

@@ -1,0 +1,68 @@
+"""The command of the main job: `python -m nas.search hw=mobile_gpu`.
+
+This module stays light, so that `--help` is quick; `nas.job` does the work.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig
+
+from nas.cli import plain_mapping, reported_errors, run_command
+
+
+@dataclass
+class DeployConfig:
+    """See configs/search.yaml."""
+
+    resolution: int | None = 224
+    batch: int = 1
+    dtype: str | None = None
+
+
+@dataclass
+class SearchConfig:
+    """Keys and types of the top level. Groups are plain mappings, validated by what is built from them."""
+
+    hw: dict[str, Any] = MISSING
+    runtime: dict[str, Any] | None = None
+    space: dict[str, Any] = MISSING
+    data: dict[str, Any] = MISSING
+    training: dict[str, Any] = MISSING
+    accuracy: dict[str, Any] = MISSING
+    objectives: dict[str, Any] = MISSING
+    sampler: dict[str, Any] = MISSING
+    storage: dict[str, Any] = MISSING
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    constraints: dict[str, float | None] = field(default_factory=dict)
+    num_trials: int = 200
+    seed: int = 0
+    run_dir: str | None = None
+
+
+ConfigStore.instance().store(name="search_schema", node=SearchConfig)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="search")
+def main(config: DictConfig) -> None:
+    with reported_errors():
+        from nas.job import search_from_mapping
+
+        command = f"python -m nas.search {shlex.join(HydraConfig.get().overrides.task)}"
+        search_from_mapping(plain_mapping(config), command=command)
+
+
+def _check(overrides: Sequence[str]) -> None:
+    if any("storage.url" in override for override in overrides):
+        from nas.storage import check_no_password
+
+        check_no_password(overrides)
+
+
+if __name__ == "__main__":
+    run_command(main, check=_check)
