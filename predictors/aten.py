@@ -32,6 +32,7 @@ from predictors.operators import (
     Reduce,
     Resize,
     Softmax,
+    View,
 )
 from predictors.traced_values import Values
 
@@ -73,20 +74,31 @@ Handler = Callable[[Call], int | None]
 
 
 def _convolution(call: Call) -> int | None:
+    """One along a single axis is one of images of height 1, between two views."""
     x, weight = call["input"], call["weight"]
-    if x.dim() != 4 or call.is_live("weight", "bias"):
+    if x.dim() not in (3, 4) or call.is_live("weight", "bias"):
         return None
+    if x.dim() == 3:
+        x, weight = x.unsqueeze(2), weight.unsqueeze(2)
     batch, in_channels, height, width = x.shape
     fields = {
         "batch": batch, "in_channels": in_channels, "height": height, "width": width, "kernel": tuple(weight.shape[2:]),
-        "stride": _pair(call["stride"]), "padding": _pair(call["padding"]), "dilation": _pair(call["dilation"]),
-        "groups": call["groups"], "bias": call["bias"] is not None,
+        "stride": _spatial(call, "stride", 1), "padding": _spatial(call, "padding", 0),
+        "dilation": _spatial(call, "dilation", 1), "groups": call["groups"], "bias": call["bias"] is not None,
     }  # fmt: skip
     source = [call.values.read(x, dense=True)]
-    if not call.arguments.get("transposed", "transpose" in call.name):
-        return call.add(Conv2d, source, out_channels=weight.shape[0], **fields)
-    fields["output_padding"] = _pair(call["output_padding"])
-    return call.add(ConvTranspose2d, source, out_channels=weight.shape[1] * call["groups"], **fields)
+    if call.arguments.get("transposed", "transpose" in call.name):
+        fields["output_padding"] = _spatial(call, "output_padding", 0)
+        node = call.add(ConvTranspose2d, source, out_channels=weight.shape[1] * call["groups"], **fields)
+    else:
+        node = call.add(Conv2d, source, out_channels=weight.shape[0], **fields)
+    if call["input"].dim() == 4:
+        return node
+    return call.add(View, [node], shape=call.values.builder.shape(node), to=tuple(call.output.shape))
+
+
+def _spatial(call: Call, argument: str, of_missing_axis: int) -> Pair:
+    return (of_missing_axis, _pair(call[argument])[0]) if call["input"].dim() == 3 else _pair(call[argument])
 
 
 def _linear(call: Call) -> int | None:
@@ -281,7 +293,9 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     "prelu": _prelu,
     "conv2d.default": _convolution,  # not conv2d.padding: torch turns 'same' into numbers first
+    "conv1d.default": _convolution,
     "conv_transpose2d": _convolution,
+    "conv_transpose1d": _convolution,
     "convolution": _convolution,
     "_convolution": _convolution,
     "linear": _linear,
@@ -316,6 +330,7 @@ HANDLERS: dict[str, Handler] = {
     "linalg_vector_norm": partial(_reduce, "norm"),
     "softmax": partial(_softmax, "self"),
     "_softmax": partial(_softmax, "self"),
+    "_safe_softmax": partial(_softmax, "self"),
     "log_softmax": partial(_softmax, "self"),
     "upsample_nearest2d": partial(_resize, "nearest"),
     "upsample_bilinear2d": partial(_resize, "bilinear"),

@@ -21,7 +21,7 @@ class _Written:
     """What a node wrote. `tensor` keeps the storage, and so its key, from being given to another one."""
 
     tensor: Tensor
-    node: int | None
+    node: int
     reads: dict[_Geometry, int] = field(default_factory=dict)
 
 
@@ -42,22 +42,27 @@ class Values:
         self.path = ""
         """Path of the module that runs now, the name of the nodes to come."""
         self._live: dict[int, _Written] = {}
+        self._unknown: dict[int, Tensor] = {}
         self._constants: dict[int, _Constant] = {}
         self._counted: set[int] = set()
         """Storages of the parameters that some `Constant` node counts already."""
 
     def is_live(self, tensor: Tensor) -> bool:
         """Its data depend on the network's inputs."""
-        return _key(tensor) in self._live
+        return _key(tensor) in self._live or _key(tensor) in self._unknown
 
     def is_learned(self, tensor: Tensor) -> bool:
         """It depends on the network's inputs or on its parameters: it is not known beforehand."""
         constant = self._constants.get(_key(tensor))
         return self.is_live(tensor) or (constant is not None and bool(constant.parameters))
 
-    def define(self, tensor: Tensor, node: int | None) -> None:
-        """`node` wrote the whole of a new tensor; None if no operator here says what it holds."""
+    def define(self, tensor: Tensor, node: int) -> None:
+        """`node` wrote the whole of a new tensor."""
         self._live[_key(tensor)] = _Written(tensor, node)
+
+    def define_unknown(self, tensor: Tensor) -> None:
+        """`tensor` is live, but no operator of the vocabulary writes it: to read it is an error."""
+        self._unknown[_key(tensor)] = tensor
 
     def define_constant(self, tensor: Tensor, computed_from: Iterable[Tensor] = (), learned: bool = False) -> None:
         """`tensor` is a parameter (`learned`), a buffer, or computed from other constants alone."""
@@ -126,9 +131,9 @@ class Values:
 
     def _written(self, tensor: Tensor) -> _Written:
         key = _key(tensor)
+        if key in self._unknown:
+            raise UnknownOperatorError(f"it reads a second result, of shape {_shape(tensor)}, that no operator has")
         if key in self._live:
-            if self._live[key].node is None:
-                raise UnknownOperatorError(f"it reads a second result, of shape {_shape(tensor)}, that no operator has")
             return self._live[key]
         self.define_constant(tensor)
         constant = self._constants[key]

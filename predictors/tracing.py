@@ -121,8 +121,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __
         if signature.name == "scaled_dot_product_attention":
             output = _as_fused_attention_writes(call)
             results = [output]
-        for each, writer in zip(results, (node, *[None] * len(results))):
-            self._values.define(each, writer)
+        self._values.define(results[0], node)
+        for each in results[1:]:
+            self._values.define_unknown(each)
         return output
 
     def _in_parts(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from predictors import Graph, UnknownOperatorError, trace
 from predictors.operators import Constant, Copy, Elementwise
@@ -73,7 +73,7 @@ def test_nodes_carry_the_path_of_their_module() -> None:
 def test_writing_in_place_makes_later_readers_read_the_new_node() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         y = self.conv(x)
-        F.relu(y, inplace=True)
+        functional.relu(y, inplace=True)
         return y.add_(x)
 
     graph = trace(Net(forward, conv=nn.Conv2d(8, 8, 1)), IMAGE)
@@ -107,7 +107,7 @@ def test_writing_to_a_part_in_place_is_refused_by_name() -> None:
 def test_a_residual_block_with_squeeze_and_excite_is_wired_as_written() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return x + y * F.hardsigmoid(self.gate(F.adaptive_avg_pool2d(y, 1)))
+        return x + y * functional.hardsigmoid(self.gate(functional.adaptive_avg_pool2d(y, 1)))
 
     graph = trace(Net(forward, conv=nn.Conv2d(8, 8, 3, padding=1), gate=nn.Conv2d(8, 8, 1)), IMAGE)
     assert wires(graph) == [
@@ -202,7 +202,7 @@ def test_an_expanded_tensor_is_written_out_for_a_reader_that_cannot_broadcast() 
 def test_attention_stays_whole_and_its_transposes_move_nothing() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         query, key, value = self.qkv(x).reshape(2, 5, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(2, 5, 8))
+        return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(2, 5, 8))
 
     graph = trace(Net(forward, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)), torch.zeros(2, 5, 8))
     assert variants(graph) == ["input", "linear", "view", "view", "view", "attention", "view", "linear"]
@@ -212,7 +212,7 @@ def test_attention_stays_whole_and_its_transposes_move_nothing() -> None:
 
 def test_attention_reads_its_mask_unexpanded() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(x, x, x, attn_mask=self.bias.expand(2, 4, 5, 5))
+        return functional.scaled_dot_product_attention(x, x, x, attn_mask=self.bias.expand(2, 4, 5, 5))
 
     graph = trace(Net(forward, bias=nn.Parameter(torch.zeros(1, 4, 5, 5))), torch.zeros(2, 4, 5, 8))
     assert texts(graph)[1] == "constant(shape=(1, 4, 5, 5), learned_params=100)"
@@ -311,12 +311,69 @@ def test_each_operator_of_torch_becomes_one_of_ours(net: nn.Module, text: str) -
 
 
 def test_padding_by_nothing_vanishes() -> None:
-    assert variants(trace(Net(lambda self, x: F.pad(x, (0, 0)).relu()), IMAGE)) == ["input", "relu"]
+    assert variants(trace(Net(lambda self, x: functional.pad(x, (0, 0)).relu()), IMAGE)) == ["input", "relu"]
 
 
 def test_an_embedding_reads_indices() -> None:
     graph = trace(nn.Embedding(100, 16), torch.zeros(2, 5, dtype=torch.long))
     assert texts(graph) == ["input(shape=(2, 5))", "embedding(shape=(2, 5), num_rows=100, features=16)"]
+
+
+def test_a_convolution_along_one_axis_is_one_of_images_of_height_one() -> None:
+    graph = trace(nn.Conv1d(8, 4, 3, stride=2, padding=1), torch.zeros(2, 8, 9))
+    assert texts(graph)[1:] == [
+        "view(shape=(2, 8, 9), to=(2, 8, 1, 9))",
+        "conv2d(batch=2, in_channels=8, out_channels=4, height=1, width=9, kernel=(1, 3), stride=(1, 2), "
+        "padding=(0, 1), bias=True)",
+        "view(shape=(2, 4, 1, 5), to=(2, 4, 5))",
+    ]
+
+
+def test_a_sum_with_a_product_is_a_linear_layer_when_both_are_learned_and_two_operators_otherwise() -> None:
+    x, net = torch.zeros(3, 8), nn.Linear(8, 4)
+    learned = trace(Net(lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight.t()), fc=net), x)
+    assert texts(learned)[1:] == ["linear(shape=(3, 8), out_features=4, bias=True)"]
+    computed = trace(Net(lambda self, x: torch.baddbmm(x[None, :, :3], x[None], x[None].transpose(1, 2))), x)
+    assert variants(computed).count("matmul") == 1
+    assert variants(computed)[-1] == "add"
+    assert computed.macs == 3 * 8 * 3
+
+
+def test_attention_over_other_axes_is_taken_apart_and_still_counted() -> None:
+    graph = trace(Net(lambda self, x: functional.scaled_dot_product_attention(x, x, x)), torch.zeros(1, 2, 3, 5, 8))
+    assert [name for name in variants(graph) if name in ("matmul", "softmax")] == ["matmul", "softmax", "matmul"]
+    assert graph.macs == 2 * 3 * 5 * 5 * (8 + 8)
+
+
+@pytest.mark.parametrize(
+    ("net", "operator"),
+    [
+        (Net(lambda self, x: functional.conv2d(x, x.view(8, 1, 6, 6), groups=8)), "convolution"),
+        (Net(lambda self, x: functional.layer_norm(x, (6,), x[0, 0, 0])), "native_layer_norm"),
+        (Net(lambda self, x: torch.ones(9)[x.flatten().long()]), "index"),
+        (Net(lambda self, x: functional.embedding(x.long()[0, 0], x[0, 0])), "embedding"),
+    ],
+)
+def test_weights_that_the_input_decides_are_refused(net: nn.Module, operator: str) -> None:
+    with pytest.raises(UnknownOperatorError, match=f"aten::{operator}"):
+        trace(net, IMAGE)
+
+
+def test_a_linear_layer_whose_weights_the_input_decides_is_a_product_without_parameters() -> None:
+    graph = trace(Net(lambda self, x: functional.linear(x, x[0, 0])), IMAGE)
+    assert "matmul" in variants(graph)
+    assert graph.macs == 8 * 6 * 6 * 6
+    assert graph.num_params == 0
+
+
+def test_shapes_that_an_operator_cannot_have_are_refused_by_name() -> None:
+    with pytest.raises(UnknownOperatorError, match=r"aten::max_pool2d.*expected 4 axes, found shape \(8, 6, 6\)"):
+        trace(nn.MaxPool2d(2), IMAGE[0])
+
+
+def test_constants_made_on_the_cpu_meet_tensors_without_data() -> None:
+    graph = trace(Net(lambda self, x: x + torch.arange(6.0)), IMAGE)
+    assert graph.nodes[-1].operator == Elementwise(function="add", shapes=((1, 8, 6, 6), (6,)))
 
 
 def test_prelu_reads_its_learned_slopes() -> None:
