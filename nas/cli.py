@@ -18,14 +18,16 @@ from traceback import print_exception
 from types import TracebackType
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from predictors.paths import home
+from predictors.paths import home, shipped
 
 SPEAKING_PACKAGES = frozenset({"nas", "predictors", "search_spaces", "hydra", "omegaconf"})
 """Those whose ValueErrors are sentences for a person; a ValueError of any other package is a bug of ours."""
@@ -45,7 +47,19 @@ class UserFolders(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for provider, folder in (("working folder", Path.cwd()), ("user's folder", home())):
             if folder.is_dir():
-                search_path.append(provider, folder.resolve().as_uri())
+                search_path.append(provider, f"{UserFolder.scheme()}://{folder.resolve()}")
+
+
+class UserFolder(FileConfigSource):
+    """A folder of which only those subfolders count that have the name of a config group; others may hold anything."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "user"
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found = super().list(config_path, results_filter)
+        return found if config_path else [name for name in found if shipped(name).is_dir()]
 
 
 def run_command(main: Callable[[], None], check: Callable[[Sequence[str]], None] | None = None) -> None:
@@ -53,7 +67,8 @@ def run_command(main: Callable[[], None], check: Callable[[Sequence[str]], None]
 
     `check` sees the arguments before Hydra does, and may refuse them with a ValueError.
     """
-    Plugins.instance().register(UserFolders)
+    for plugin in (UserFolders, UserFolder):
+        Plugins.instance().register(plugin)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     with reported_errors():
         if check is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from nas.scoring import AccuracySource
 from nas.storage import check_storage, shown_url, storage_from_mapping
 from nas.study import SearchTask, open_study, run_search
 from nas.training import Recipe, recipe_from_mapping, train_supernet, training_key
-from predictors.device import Device, DeviceNotMeasuredError, device_from_mapping
+from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
 from predictors.fusion import runtime_from_mapping
 from predictors.latency import LatencyPredictor
 from predictors.mapping import check_keys
@@ -78,6 +78,18 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
     return result
 
 
+def check_device_name(name: str | None) -> None:
+    """Refuse what Hydra composes without a word.
+
+    Raises:
+        ValueError: no device was chosen, or a user's own device has the name of a shipped one and hides behind it.
+    """
+    if name is None:
+        raise ValueError(f"no device was given; add hw=NAME, with one of {available_devices()}")
+    with suppress(DeviceNotMeasuredError):
+        load_device(name)
+
+
 def train_from_mapping(config: Mapping[str, Any]) -> None:
     """Train the supernet that a composed `configs/train.yaml` describes, or go on where it stopped."""
     space, data = space_from_mapping(config["space"]), data_from_mapping(config["data"])
@@ -112,7 +124,7 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
         space=space, deployed_space=deployed_space, predictor=predictor, objectives=objectives, constraints=constraints
     )
     _ = task.feasible_arch
-    determining = ("runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed")
+    determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed")
     identity = {key: config.get(key) for key in determining} | {"weights": training_key(space, data, recipe)}
     return Job(
         task=task,

@@ -29,7 +29,7 @@ class DeployConfig:
 class SearchConfig:
     """Keys and types of the top level. Groups are plain mappings, validated by what is built from them."""
 
-    hw: dict[str, Any] = MISSING
+    hw: dict[str, Any] | None = None
     runtime: dict[str, Any] | None = None
     space: dict[str, Any] = MISSING
     data: dict[str, Any] = MISSING
@@ -51,13 +51,15 @@ ConfigStore.instance().store(name="search_schema", node=SearchConfig)
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="search")
 def main(config: DictConfig) -> None:
     with reported_errors():
-        from nas.job import search_from_mapping
+        from nas.job import check_device_name, search_from_mapping
 
+        check_device_name(HydraConfig.get().runtime.choices["hw"])
         command = f"python -m nas.search {shlex.join(HydraConfig.get().overrides.task)}"
         search_from_mapping(plain_mapping(config), command=command)
 
 
-def _check(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a command line that must not be saved with the results."""
     if any("storage.url" in override for override in overrides):
         from nas.storage import check_no_password
 
@@ -65,4 +67,4 @@ def _check(overrides: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, check=_check)
+    run_command(main, check=check_overrides)

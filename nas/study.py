@@ -7,7 +7,7 @@ the trial that ran, and no running trial is ever left behind.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -210,11 +210,12 @@ def open_study(storage: BaseStorage, study_name: str, task: SearchTask, identity
     if found is None:
         study.set_user_attr(_ASKED, asked)
         return study
-    for key in sorted({*asked, *found}):
-        if asked.get(key) != found.get(key):
+    old, new = dict(_leaves(found)), dict(_leaves(asked))
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
             raise ValueError(
-                f"study {study_name!r} was begun with {key} {found.get(key)}, and {asked.get(key)} is asked now; "
-                "continue it as it was begun, or choose another run folder"
+                f"study {study_name!r} was begun with {key} {old.get(key)}, and {new.get(key)} is asked now; "
+                "continue it as it was begun, or choose another run_dir"
             )
     return study
 
@@ -263,6 +264,15 @@ def _evaluated(live: Study, task: SearchTask, accuracy: Callable[[Arch], float],
     for name, excess in violations(metrics, task.constraints).items():
         trial.set_constraint(name, excess)
     return live.tell(trial, [metrics[name] for name in task.objectives])
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested mappings by their dotted keys."""
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _front_positions(candidates: Sequence[Candidate], objectives: Sequence[str]) -> tuple[int, ...]:

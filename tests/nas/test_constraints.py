@@ -66,7 +66,7 @@ def test_an_arch_is_found_where_the_smallest_is_not_feasible() -> None:
 def test_a_bound_below_the_least_value_is_refused_with_that_value() -> None:
     least = macs(SPACE, SPACE.smallest())["macs"] / 1e6
     with pytest.raises(
-        ValueError, match="constraint macs_m=0.01: the least that the space reaches on board is"
+        ValueError, match=r"constraint macs_m=0\.01: the least that the space reaches on board is"
     ) as caught:
         feasible_arch(SPACE, lambda arch: macs(SPACE, arch), {"macs": 1e4}, "board", num_samples=20)
     assert f"{least:.3g} M" in str(caught.value)

@@ -29,7 +29,7 @@ BOARD = {
     "peak": {"float32": quantity(10, "GFLOP/s")},
     "memory": [{"name": "dram", "bandwidth": quantity(2, "GB/s")}],
 }  # fmt: skip
-SPACE = load_space("mobilenet_v3_tiny")
+SPACE = load_space("mobilenet_v3_tiny", resolutions=[32])
 # Depth 1 has the kernel and expansion of one block, depth 2 of two: 2 + 2 * 2 = 6 networks.
 SIX_NETWORKS = replace(
     SPACE, name="six", kernels=(3,), expansions=(3, 4), depths=(1, 2), stage_widths=(16,), stage_strides=(2,),
@@ -129,9 +129,9 @@ def test_candidates_have_all_metrics_of_the_deployed_network() -> None:
     task = make_task(deployed_space=SPACE.deployed(64, 2))
     candidate = run_search(task, MadeUpAccuracy(), num_trials=1).candidates[0]
     assert set(candidate.metrics) == set(METRICS) - {"energy_j"}  # the board gives no energy figures
-    # Twice the height, twice the width, two images: 8 times the macs of the convolutions, whatever is not squeezed.
+    # Twice the height, twice the width, two images: 8 times the macs, but for layers whose input is pooled to one pixel.
     assert candidate.metrics["macs"] == SPACE.deployed(64, 2).graph(SPACE.smallest()).macs
-    assert candidate.metrics["macs"] > 7 * SPACE.graph(SPACE.smallest()).macs
+    assert candidate.metrics["macs"] > 5 * SPACE.graph(SPACE.smallest()).macs
     assert candidate.latency_std_s > 0.0
 
 
@@ -221,9 +221,9 @@ def test_more_trials_extend_a_study_and_the_same_number_evaluates_nothing(tmp_pa
     ("task", "identity", "difference"),
     [
         (make_task(objectives=("error", "macs", "latency_s")), {"seed": 0}, "objectives"),
-        (make_task(constraints={"latency_s": 1.0}), {"seed": 0}, "constraints"),
-        (make_task(SIX_NETWORKS), {"seed": 0}, "choices"),
-        (make_task(deployed_space=SPACE.deployed(64)), {"seed": 0}, "costs"),
+        (make_task(constraints={"latency_s": 1.0}), {"seed": 0}, "constraints.latency_s"),
+        (make_task(SIX_NETWORKS), {"seed": 0}, "choices.stage1_block1_expansion"),
+        (make_task(deployed_space=SPACE.deployed(64)), {"seed": 0}, "costs.largest.arithmetic_intensity"),
         (make_task(), {"seed": 1}, "seed"),
     ],
 )
