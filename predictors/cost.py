@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from predictors.fusion import Kernel, KernelNode
 from predictors.graph import Graph
-from predictors.operators import Conv2d, ConvTranspose2d, Linear, Normalization, padded_shape
+from predictors.operators import Conv2d, ConvTranspose2d, Linear, Normalization, Shape, padded_shape
 
 BYTES_PER_ELEMENT = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -55,6 +56,7 @@ def bytes_per_element(dtype: str) -> int:
     return BYTES_PER_ELEMENT[dtype]
 
 
+@lru_cache(maxsize=1 << 16)
 def kernel_cost(kernel: Kernel, channel_alignment: int = 1) -> Cost:
     """Cost of one launch.
 
@@ -91,7 +93,7 @@ def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, c
         last_use[index] = len(kernels)
 
     def tensor_bytes(index: int) -> int:
-        return size * prod(padded_shape(graph.nodes[index].operator.output_shape, channel_alignment))
+        return size * _padded_elements(graph.nodes[index].operator.output_shape, channel_alignment)
 
     ends: list[list[int]] = [[] for _ in range(len(kernels) + 1)]
     alive = 0
@@ -107,6 +109,11 @@ def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, c
         if node.nodes[-1] not in last_use:
             alive -= tensor_bytes(node.nodes[-1])
     return peak + sum(kernel_cost(node.kernel, channel_alignment).weight_bytes for node in kernels)
+
+
+@lru_cache(maxsize=1 << 16)
+def _padded_elements(shape: Shape, alignment: int) -> int:
+    return prod(padded_shape(shape, alignment))
 
 
 def _folds(kernel: Kernel, operator: object) -> bool:

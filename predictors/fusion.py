@@ -33,15 +33,24 @@ class FusionRule:
     slots: tuple[Slot, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a runtime turns a graph into kernels."""
+    """How a runtime turns a graph into kernels. Of several rules for one name the first counts."""
 
     name: str
     description: str
     source: str
     rules: tuple[FusionRule, ...]
     removes_dead_branches: bool
+
+    @cached_property
+    def slots(self) -> dict[str, tuple[Slot, ...]]:
+        """What may follow each anchor."""
+        return {anchor: rule.slots for rule in reversed(self.rules) for anchor in rule.anchors}
+
+    def slots_after(self, anchor: Operator) -> tuple[Slot, ...] | None:
+        """Slots of the rule for the anchor: that of its variant, else that of its kind, else None."""
+        return self.slots.get(anchor.variant) or self.slots.get(anchor.kind)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
             continue
         members = [index]
         inputs = [origin[source] for source in node.inputs]
-        slots = _slots_after(runtime, node.operator)
+        slots = runtime.slots_after(node.operator)
         last = index
         while slots and (follower := reader[last]) >= 0 and not done[follower]:
             operator = nodes[follower].operator
@@ -187,13 +196,6 @@ def _alive(graph: Graph) -> list[bool]:
             for source in graph.nodes[index].inputs:
                 alive[source] = True
     return alive
-
-
-def _slots_after(runtime: Runtime, anchor: Operator) -> tuple[Slot, ...] | None:
-    for rule in runtime.rules:
-        if anchor.variant in rule.anchors or anchor.kind in rule.anchors:
-            return rule.slots
-    return None
 
 
 def _advance(slots: tuple[Slot, ...], operator: Operator) -> tuple[Slot, ...] | None:

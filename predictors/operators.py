@@ -13,6 +13,7 @@ import ast
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
@@ -68,17 +69,17 @@ class Operator(ABC):
     @abstractmethod
     def output_shape(self) -> Shape: ...
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return 0
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         """Learned parameters, as `sum(p.numel() for p in module.parameters())` counts them."""
         return 0
 
-    @property
+    @cached_property
     def read_elements(self) -> int:
         """Elements of all inputs, each counted once."""
         return sum(prod(shape) for shape in self.input_shapes)
@@ -88,7 +89,7 @@ class Operator(ABC):
         """Elements of weights that one run reads."""
         return self.num_params
 
-    @property
+    @cached_property
     def write_elements(self) -> int:
         """Elements of the output."""
         return prod(self.output_shape)
@@ -216,11 +217,11 @@ class Input(Operator):
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return ()
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return self.shape
 
@@ -244,15 +245,15 @@ class Constant(Operator):
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return ()
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return self.shape
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         return self.learned_params
 
@@ -276,11 +277,11 @@ class View(Operator):
         if prod(self.to) > prod(self.shape):
             raise ValueError(f"view: {self.to} holds more elements than {self.shape}")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return self.to
 
@@ -332,19 +333,19 @@ class Conv2d(Operator):
         """Each output channel reads one input channel."""
         return self.groups > 1 and self.groups == self.in_channels
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.batch, self.in_channels, self.height, self.width),)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return (self.batch, self.out_channels, self.height_out, self.width_out)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.write_elements * (self.in_channels // self.groups) * prod(self.kernel)
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         weights = self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
         return weights + (self.out_channels if self.bias else 0)
@@ -403,11 +404,11 @@ class ConvTranspose2d(Operator):
         if min(self.output_shape) < 1:
             raise ValueError(f"conv_transpose2d: padding {self.padding} leaves nothing of {self.height}x{self.width}")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.batch, self.in_channels, self.height, self.width),)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         spatial = (
             (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
@@ -417,11 +418,11 @@ class ConvTranspose2d(Operator):
         )
         return (self.batch, self.out_channels, *spatial)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.read_elements * (self.out_channels // self.groups) * prod(self.kernel)
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         weights = self.in_channels * (self.out_channels // self.groups) * prod(self.kernel)
         return weights + (self.out_channels if self.bias else 0)
@@ -451,19 +452,19 @@ class Linear(Operator):
     def in_features(self) -> int:
         return self.shape[-1]
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return *self.shape[:-1], self.out_features
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.read_elements * self.out_features
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         return (self.in_features + self.bias) * self.out_features
 
@@ -489,15 +490,15 @@ class MatMul(Operator):
         if len(self.left) < 2 or len(self.right) < 2 or self.left[-1] != self.right[-2]:
             raise ValueError(f"matmul: inner sizes of {self.left} and {self.right} do not match")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.left, self.right)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return *broadcast_shape(self.left[:-2], self.right[:-2]), self.left[-2], self.right[-1]
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.write_elements * self.left[-1]
 
@@ -526,7 +527,7 @@ class Attention(Operator):
             _check_shape(self.kind, mask)
         _check_positive(self.kind, **numbers)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         batch_heads = (self.batch, self.heads)
         return (
@@ -536,11 +537,11 @@ class Attention(Operator):
             *(() if self.mask is None else (self.mask,)),
         )
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return (self.batch, self.heads, self.query_length, self.value_dim)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         scores = self.batch * self.heads * self.query_length * self.key_length
         return scores * (self.head_dim + self.value_dim)
@@ -562,11 +563,11 @@ class _Unary(Operator):
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return self.shape
 
@@ -607,12 +608,12 @@ class Normalization(_Unary):
     affine_params: int = 0
     """Learned parameters, e.g. twice the channels for an affine batch_norm."""
 
-    @property
+    @cached_property
     def macs(self) -> int:
         per_element = 1 if self.method == "batch_norm" else 4
         return self.read_elements * (per_element + (self.affine_params > 0))
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         return self.affine_params
 
@@ -646,11 +647,11 @@ class Pool2d(Operator):
         if min(self.output_shape) < 1:
             raise ValueError(f"pool2d: kernel {self.kernel} does not fit into {self.shape}")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         windows = zip(self.shape[2:], self.kernel, self.stride, self.padding, self.dilation)
         return *self.shape[:2], *(window_output(*window, ceil_mode=self.ceil_mode) for window in windows)
@@ -677,15 +678,15 @@ class AdaptivePool2d(Operator):
         _check_method(self.kind, self.method, _POOLINGS)
         _check_positive(self.kind, size=self.size)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return *self.shape[:2], *self.size
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.read_elements if self.method == "avg" else 0
 
@@ -712,11 +713,11 @@ class Reduce(Operator):
         if not all(0 <= axis < len(self.shape) for axis in self.axes):
             raise ValueError(f"reduce: axes {self.axes} are not all in 0..{len(self.shape) - 1}")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         if self.keepdim:
             return tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
@@ -743,15 +744,15 @@ class Resize(Operator):
         _check_method(self.kind, self.method, _RESIZE_READS)
         _check_positive(self.kind, size=self.size)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return *self.shape[:2], *self.size
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return self.write_elements * _RESIZE_READS[self.method]
 
@@ -775,15 +776,15 @@ class Copy(Operator):
         _check_shape(self.kind, self.shape)
         _check_shape(self.kind, self.to)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return self.to
 
-    @property
+    @cached_property
     def read_elements(self) -> int:
         return min(prod(self.shape), prod(self.to))
 
@@ -808,15 +809,15 @@ class Embedding(Operator):
         _check_shape(self.kind, self.shape)
         _check_positive(self.kind, num_rows=self.num_rows, features=self.features)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return *self.shape, self.features
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         return self.num_rows * self.features
 
@@ -841,11 +842,11 @@ class Elementwise(Operator):
             _check_shape(self.kind, shape)
         broadcast_shape(*self.shapes)
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return self.shapes
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         return broadcast_shape(*self.shapes)
 
@@ -881,11 +882,11 @@ class Concat(Operator):
         if len(rest) > 1 or len({len(shape) for shape in self.shapes}) > 1:
             raise ValueError(f"concat: shapes {self.shapes} differ outside axis {self.axis}")
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         return self.shapes
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         first = self.shapes[0]
         return *first[: self.axis], sum(shape[self.axis] for shape in self.shapes), *first[self.axis + 1 :]
