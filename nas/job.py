@@ -94,7 +94,9 @@ def train_from_mapping(config: Mapping[str, Any]) -> None:
     """Train the supernet that a composed `configs/train.yaml` describes, or go on where it stopped."""
     space, data = space_from_mapping(config["space"]), data_from_mapping(config["data"])
     check_data_fits(space, data)
-    train_supernet(space, data, recipe_from_mapping(config["training"]), home() / "supernets")
+    folder = home() / "supernets"
+    train_supernet(space, data, recipe_from_mapping(config["training"]), folder)
+    print(f"The supernet of {space.name} on {data.name} is trained and kept in {folder}")
 
 
 def job_from_mapping(config: Mapping[str, Any]) -> Job:
@@ -160,10 +162,6 @@ def report(
 
     write_report(result, job.folder, command=command, config_text=config_text, data_name=job.data.name, extract=extract)
     print_summary(result, job.folder)
-    if result.ending is Ending.EXHAUSTED:
-        print(f"The space has {len(result.candidates)} different networks; all were evaluated.")
-    elif result.ending is Ending.INTERRUPTED:
-        print(f"Interrupted after {len(result.candidates)} of {job.num_trials} candidates.")
 
 
 # ------------------------------------------------------------------------------------------------------------ private

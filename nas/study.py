@@ -161,7 +161,7 @@ def run_search(
     )
     live.add_trials(finished)
     ending = Ending.FINISHED
-    bar = tqdm(total=num_trials, initial=len(seen), desc="search", unit="arch", disable=not progress)
+    bar = tqdm(total=max(num_trials, len(seen)), initial=len(seen), desc="search", unit="arch", disable=not progress)
     try:
         while len(record.candidates) < num_trials:
             trial = _evaluated(live, task, accuracy, record)

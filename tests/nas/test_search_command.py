@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 import nas
 import nas.job
 import nas.search
+import nas.train
 from nas.cli import run_command
 from nas.proposals import DistinctSampler
 from nas.result import Ending, SearchResult
@@ -330,3 +331,18 @@ def test_the_contents_page_of_nas_finds_all_that_it_lists() -> None:
         assert getattr(nas, name) is not None
     with pytest.raises(AttributeError, match="module 'nas' has no attribute 'nothing'"):
         _ = nas.nothing
+
+
+def test_the_train_command_trains_a_supernet_that_the_search_reuses(
+    run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ("data=digits", "training.num_steps=1", "training.num_random=0", "training.batch_size=8")
+    monkeypatch.setattr(sys, "argv", ["train", *recipe])
+    run_command(nas.train.main)
+    (supernet,) = (workplace / "home" / "supernets").glob("*.safetensors")
+    assert f"kept in {workplace / 'home' / 'supernets'}" in capsys.readouterr().out
+    written = supernet.stat().st_mtime_ns
+    (result,) = run("hw=v100", *recipe, "num_trials=1")
+    assert 0.0 <= result.candidates[0].metrics["error"] <= 1.0
+    assert supernet.stat().st_mtime_ns == written
+    assert [*supernet.parent.iterdir()] == [supernet]

@@ -129,7 +129,7 @@ def test_candidates_have_all_metrics_of_the_deployed_network() -> None:
     task = make_task(deployed_space=SPACE.deployed(64, 2))
     candidate = run_search(task, MadeUpAccuracy(), num_trials=1).candidates[0]
     assert set(candidate.metrics) == set(METRICS) - {"energy_j"}  # the board gives no energy figures
-    # Twice the height, twice the width, two images: 8 times the macs, but for layers whose input is pooled to one pixel.
+    # Twice the height, twice the width, two images: 8 times the macs, but for what is pooled to one pixel.
     assert candidate.metrics["macs"] == SPACE.deployed(64, 2).graph(SPACE.smallest()).macs
     assert candidate.metrics["macs"] > 5 * SPACE.graph(SPACE.smallest()).macs
     assert candidate.latency_std_s > 0.0
