@@ -9,14 +9,7 @@ from nas.objectives import METRICS
 from predictors.mapping import check_type
 from search_spaces.space import Arch, Space
 
-CONSTRAINTS: dict[str, str] = {
-    "latency_ms": "latency_s",
-    "traffic_mb": "traffic_bytes",
-    "peak_memory_mb": "peak_memory_bytes",
-    "macs_m": "macs",
-    "params_m": "num_params",
-    "energy_mj": "energy_j",
-}
+CONSTRAINTS: dict[str, str] = {metric.bound: metric.name for metric in METRICS.values() if metric.bound is not None}
 """Names that a user writes, with the unit in the name, and the metric that each bounds in units of its scale."""
 
 

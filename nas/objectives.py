@@ -3,39 +3,64 @@
 Everything below Optuna's border minimises, so a metric that should grow is negated in the loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from predictors.latency import Prediction
 from predictors.mapping import check_keys, check_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure of a candidate. `value / scale` is what a person reads, in `unit`."""
+    """A figure of a candidate. `value / scale` is what a person reads, in `unit`.
+
+    Attributes:
+        of: what a prediction says of it, None where the device has no figures for it; no `of`: it is not predicted.
+        bound: key of its upper bound in `constraints`, with the unit in the name; None: it cannot be bounded.
+    """
 
     name: str
     title: str
     unit: str
     scale: float = 1.0
     maximise: bool = False
+    of: Callable[[Prediction], float | None] | None = None
+    bound: str | None = None
+
+
+def _cost(name: str, title: str, unit: str, bound: str | None, scale: float = 1.0, maximise: bool = False) -> Metric:
+    """A metric that every prediction has, under its own name."""
+    return Metric(name=name, title=title, unit=unit, scale=scale, maximise=maximise, of=attrgetter(name), bound=bound)
+
+
+def _energy_j(prediction: Prediction) -> float | None:
+    return prediction.energy_j if prediction.device.has_energy else None
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(name="error", title="error", unit="%", scale=0.01),
-        Metric(name="latency_s", title="latency", unit="ms", scale=1e-3),
-        Metric(name="traffic_bytes", title="memory traffic", unit="MB", scale=1e6),
-        Metric(name="arithmetic_intensity", title="arithmetic intensity", unit="FLOP/byte", maximise=True),
-        Metric(name="peak_memory_bytes", title="peak memory", unit="MB", scale=1e6),
-        Metric(name="macs", title="MACs", unit="M", scale=1e6),
-        Metric(name="num_params", title="parameters", unit="M", scale=1e6),
-        Metric(name="energy_j", title="energy", unit="mJ", scale=1e-3),
+        _cost("latency_s", "latency", "ms", "latency_ms", 1e-3),
+        _cost("traffic_bytes", "memory traffic", "MB", "traffic_mb", 1e6),
+        _cost("arithmetic_intensity", "arithmetic intensity", "FLOP/byte", None, maximise=True),
+        _cost("peak_memory_bytes", "peak memory", "MB", "peak_memory_mb", 1e6),
+        _cost("macs", "MACs", "M", "macs_m", 1e6),
+        _cost("num_params", "parameters", "M", "params_m", 1e6),
+        Metric(name="energy_j", title="energy", unit="mJ", scale=1e-3, of=_energy_j, bound="energy_mj"),
     )
 }
+"""All that can be an objective, by name. A new row here is an objective, a column of the tables and a bound."""
+
+
+def cost_metrics(prediction: Prediction) -> dict[str, float]:
+    """Every metric that the prediction has a figure for, in SI units."""
+    costs = {name: metric.of(prediction) for name, metric in METRICS.items() if metric.of is not None}
+    return {name: float(cost) for name, cost in costs.items() if cost is not None}
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:

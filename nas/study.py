@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from nas.constraints import feasible_arch, violations
-from nas.objectives import METRICS, check_objectives, losses
+from nas.objectives import METRICS, check_objectives, cost_metrics, losses
 from nas.pareto import Front, pareto_front
 from nas.proposals import DistinctSampler, MakeSampler, SpaceExhaustedError, distributions
 from nas.result import Candidate, Ending, SearchResult
@@ -115,12 +115,6 @@ class SearchTask:
                 end: {name: float(f"{cost:.9g}") for name, cost in metrics.items()} for end, metrics in ends.items()
             },
         }
-
-
-def cost_metrics(prediction: Prediction) -> dict[str, float]:
-    """All metrics but the error; energy only where the device file gives its figures."""
-    names = [name for name in METRICS if name != "error" and (name != "energy_j" or prediction.device.has_energy)]
-    return {name: float(getattr(prediction, name)) for name in names}
 
 
 def run_search(
