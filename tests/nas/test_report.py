@@ -347,7 +347,8 @@ def test_write_report_leaves_every_file_and_says_nothing(
 
     def extract(arch: Arch) -> nn.Module:
         asked.append(arch)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 10))
+        images = result.deployed_space.graph(arch).nodes[0].operator
+        return nn.Sequential(nn.Flatten(), nn.Linear(images.write_elements, 10))
 
     write_report(
         result, tmp_path, command="python -m nas.search", config_text="seed: 1\n", data_name="digits", extract=extract
