@@ -252,7 +252,7 @@ def fit_device(
         for name, errors in baselines.items():
             networks = ", ".join(f"{network} {error:+.0%}" for network, error in errors.network_errors.items())
             report(f"  {name:25} median error {errors.median_error:.1%}; sums of kernels: {networks}")
-        fitted[dtype] = _with_spread(fit(found, device, origin), left_out)
+        fitted[dtype] = with_spread(fit(found, device, origin), left_out)
     if not fitted:
         raise ValueError(f"no kernels of at least two networks in a dtype of device {device.name!r}: {device.dtypes}")
     return fitted
@@ -261,7 +261,7 @@ def fit_device(
 # ------------------------------------------------------------------------------------------------------------ private
 
 
-def _with_spread(fitted: Mapping[str, ClassEfficiency], left_out: Report) -> dict[str, ClassEfficiency]:
+def with_spread(fitted: Mapping[str, ClassEfficiency], left_out: Report) -> dict[str, ClassEfficiency]:
     """A class that no network left out tested gets the greatest spread of the others, and says so."""
     spreads = {name: float(np.sqrt(np.mean(np.square(members)))) for name, members in left_out.errors.items()}
     greatest = max(spreads.values())

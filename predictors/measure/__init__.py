@@ -1,0 +1,1 @@
+"""Measuring: the only place with a clock. Needs torch."""
