@@ -42,7 +42,8 @@ class Recipe:
     """How a supernet is trained: AdamW, a linear warm-up, then a cosine down to 0.
 
     Args:
-        num_epochs: passes over the training images; an incomplete last batch of a pass is left out.
+        num_steps: batches of `batch_size` images; every pass over the training images has another order, and its last,
+            incomplete batch is left out.
         num_random: random subnets in each step, beside the largest and the smallest.
         warmup: fraction of the steps in which the learning rate rises.
 
@@ -50,7 +51,7 @@ class Recipe:
         ValueError: a number is out of its range.
     """
 
-    num_epochs: int
+    num_steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.02
@@ -59,7 +60,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "batch_size", "learning_rate"):
+        for name in ("num_steps", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"training: {name} must be positive, found {getattr(self, name)}")
         for name in ("weight_decay", "num_random", "seed"):
@@ -112,18 +113,18 @@ def train_supernet(
     if checkpoint.exists():
         training.load(_read_checkpoint(checkpoint, key))
     bar = tqdm(
-        total=training.num_steps,
+        total=recipe.num_steps,
         initial=training.step,
         desc=f"supernet {space.name}",
         unit="step",
         disable=not progress,
     )
     with bar:
-        while training.step < training.num_steps:
+        while training.step < recipe.num_steps:
             loss, accuracy = training.run_step()
             bar.set_postfix(loss=f"{loss:.2f}", accuracy=f"{accuracy:.0%}", refresh=False)
             bar.update()
-            if training.step % checkpoint_steps == 0 and training.step < training.num_steps:
+            if training.step % checkpoint_steps == 0 and training.step < recipe.num_steps:
                 _write_checkpoint(checkpoint, training.state(key))
     save_supernet(finished, training.supernet, key)
     checkpoint.unlink(missing_ok=True)
@@ -172,13 +173,12 @@ class _Training:
     """A supernet with its optimizer and the number of steps made."""
 
     def __init__(self, space: Space, data: ImageData, recipe: Recipe) -> None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.supernet = channels_last(space.supernet()).train()
         self.space, self.recipe, self.step = space, recipe, 0
         self.train: Labelled = data.train
         self.steps_per_epoch = len(self.train) // recipe.batch_size
-        self.num_steps = recipe.num_epochs * self.steps_per_epoch
         weights = [each for each in self.supernet.parameters() if each.ndim > 1]
         others = [each for each in self.supernet.parameters() if each.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -187,6 +187,7 @@ class _Training:
                 {"params": others, "weight_decay": 0.0},
             ],
             lr=recipe.learning_rate,
+            fused=True,
         )
 
     def run_step(self) -> tuple[float, float]:
@@ -232,9 +233,9 @@ class _Training:
         return x_BCHW, torch.from_numpy(self.train.labels[chosen])
 
     def _learning_rate(self) -> float:
-        progress = (self.step + 1) / self.num_steps
+        progress = (self.step + 1) / self.recipe.num_steps
         rising = min(1.0, progress / self.recipe.warmup) if self.recipe.warmup else 1.0
-        return self.recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * self.step / self.num_steps))
+        return self.recipe.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * self.step / self.recipe.num_steps))
 
 
 def _write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

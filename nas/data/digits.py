@@ -81,16 +81,16 @@ class ClutteredDigits:
 
     name: str = "cluttered_digits"
     size: int = 32
-    num_train: int = 16000
-    num_valid: int = 2000
+    num_train: int = 24000
+    num_valid: int = 2500
     num_test: int = 4000
-    scales: tuple[float, ...] = (0.45, 0.75)
-    max_rotation_deg: float = 30.0
-    num_pieces: int = 6
+    scales: tuple[float, ...] = (0.6, 0.9)
+    max_rotation_deg: float = 15.0
+    num_pieces: int = 2
     piece_size: int = 4
-    noise: float = 0.1
-    valid_fraction: float = 0.2
-    test_fraction: float = 0.2
+    noise: float = 0.08
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:

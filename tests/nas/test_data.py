@@ -39,7 +39,7 @@ def test_a_composed_image_shows_its_own_digit() -> None:
     """Without clutter, noise, rotation, and at full size the image is the real digit of its part, dimmed."""
     plain = {"num_pieces": 0, "noise": 0.0, "max_rotation_deg": 0.0, "scales": (1.0, 1.0), "size": 8}
     data = small(**plain)
-    sources = split_sources(seed=0, valid_fraction=0.2, test_fraction=0.2)["valid"]
+    sources = split_sources(seed=0, valid_fraction=0.15, test_fraction=0.15)["valid"]
     images = torch.from_numpy(data.valid.images).float().flatten(1)
     expected = sources.images[: len(images)].flatten(1)
     assert torch.cosine_similarity(images, expected, dim=1).min() > 0.999
@@ -47,7 +47,7 @@ def test_a_composed_image_shows_its_own_digit() -> None:
 
 
 def test_clutter_of_a_part_comes_from_that_part() -> None:
-    """With only ones to train on and only other digits elsewhere, the pieces in training images are pieces of ones."""
+    """Composed from black sources alone, images stay black: clutter has no other place to come from."""
     only_black = torch.zeros(5, 1, 8, 8)
     source = ClutteredDigits(**SMALL, noise=0.0)
     composed = source._compose(only_black, torch.arange(5), torch.Generator().manual_seed(0))

@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 SPACE = {"stem_width": 8, "stage_widths": [8, 8, 8], "depths": [1, 2], "head_width": 8, "feature_width": 8}
 DATA = {"num_train": 64, "num_valid": 20, "num_test": 20}
-RECIPE = Recipe(num_epochs=2, batch_size=16, learning_rate=0.004)
+RECIPE = Recipe(num_steps=8, batch_size=16, learning_rate=0.004)
 
 KILLED_TRAINING = f"""
 import sys
@@ -41,7 +41,7 @@ from search_spaces import load_space
 
 torch.set_num_threads(1)
 space = load_space("mobilenet_v3_tiny", **{SPACE!r})
-recipe = Recipe(num_epochs=2, batch_size=16, learning_rate=0.004)
+recipe = Recipe(num_steps=8, batch_size=16, learning_rate=0.004)
 train_supernet(space, ClutteredDigits(**{DATA!r}).load(), recipe, Path(sys.argv[1]), checkpoint_steps=1, progress=False)
 """
 
@@ -127,8 +127,8 @@ def test_everything_that_determines_the_weights_changes_the_key(data: ImageData)
 
 
 def test_training_lowers_the_loss_of_the_largest_subnet(data: ImageData) -> None:
-    training = _Training(space(), data, replace(RECIPE, num_epochs=15))
-    losses = [training.run_step()[0] for _ in range(training.num_steps)]
+    training = _Training(space(), data, replace(RECIPE, num_steps=60))
+    losses = [training.run_step()[0] for _ in range(training.recipe.num_steps)]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
 
 
@@ -142,9 +142,9 @@ def test_a_step_trains_the_parts_of_the_smallest_and_the_largest_subnet(data: Im
 
 
 def test_the_learning_rate_rises_and_falls(data: ImageData) -> None:
-    training = _Training(space(), data, replace(RECIPE, num_epochs=5, warmup=0.5))
+    training = _Training(space(), data, replace(RECIPE, num_steps=20, warmup=0.5))
     rates = []
-    for step in range(training.num_steps):
+    for step in range(training.recipe.num_steps):
         training.step = step
         rates.append(training._learning_rate())
     peak = rates.index(max(rates))
@@ -214,7 +214,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(data: Image
 
 
 def test_progress_shows_loss_and_accuracy(data: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_supernet(space(), data, replace(RECIPE, num_epochs=1), tmp_path)
+    train_supernet(space(), data, replace(RECIPE, num_steps=4), tmp_path)
     shown = capsys.readouterr().err
     assert "supernet mobilenet_v3_tiny" in shown
     assert "loss=" in shown
@@ -223,13 +223,13 @@ def test_progress_shows_loss_and_accuracy(data: ImageData, tmp_path: Path, capsy
 
 def test_every_shipped_recipe_reads() -> None:
     for path in shipped("training").glob("*.yaml"):
-        assert recipe_from_mapping(read_yaml(path)).num_epochs > 0
+        assert recipe_from_mapping(read_yaml(path)).num_steps > 0
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_epoch": 1}, "unknown key 'num_epoch'"),
+        ({"num_step": 1}, "unknown key 'num_step'"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, found 0.0"),
         ({"num_random": -1}, "num_random must not be negative, found -1"),
         ({"warmup": 1.0}, "warmup must be in 0 <= warmup < 1"),
