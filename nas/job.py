@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import yaml
 from filelock import FileLock, Timeout
@@ -30,7 +31,10 @@ from predictors.latency import LatencyPredictor
 from predictors.mapping import check_keys
 from predictors.paths import home
 from search_spaces.loading import instance_from_mapping, space_from_mapping
-from search_spaces.space import Arch
+from search_spaces.space import Arch, Space
+
+_NUM_PROFILED_NETWORKS = 30
+"""Random networks that stand for the space where this machine is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,9 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
     space = space_from_mapping(config["space"])
     deployed_space = space.deployed(config["deploy"]["resolution"], config["deploy"]["batch"])
     runtime = runtime_from_mapping(config["runtime"]) if config.get("runtime") else None
-    predictor = LatencyPredictor(_device(config["hw"]), dtype=config["deploy"]["dtype"], runtime=runtime)
+    predictor = LatencyPredictor(
+        _device(config["hw"], deployed_space), dtype=config["deploy"]["dtype"], runtime=runtime
+    )
     data = data_from_mapping(config["data"])
     source.check(space, data)
     task = SearchTask(
@@ -167,16 +173,19 @@ def report(
 # ------------------------------------------------------------------------------------------------------------ private
 
 
-def _device(mapping: Mapping[str, Any]) -> Device:
-    """The device of a composed `hw`; this machine is measured the first time."""
+def _device(mapping: Mapping[str, Any], deployed_space: Space) -> Device:
+    """The device of a composed `hw`; this machine is measured the first time, on networks of the space."""
     try:
         return device_from_mapping(mapping, source="hw")
     except DeviceNotMeasuredError:
         from predictors.profile import profile_host
 
         print(f"{mapping['name']} has not been measured yet: measuring it now, once.")
-        print(f"Its file and its table are {profile_host(progress=True)}")
-        return device_from_mapping(mapping, source="hw")
+        rng = np.random.default_rng(0)
+        graphs = [deployed_space.graph(deployed_space.sample(rng)) for _ in range(_NUM_PROFILED_NETWORKS)]
+        device = profile_host(graphs=graphs)
+        print(f"Its file and its table lie in {home() / 'hw'}.")
+        return device
 
 
 def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData, identity: Mapping[str, Any]) -> Path:

@@ -40,7 +40,7 @@ NAME, RUNTIME, DTYPE = "host", "torch_eager", "float32"
 
 _BATCH = 5
 _PEAK_STEPS = 3
-_FOLDS = 8
+_FOLDS = 4
 
 _Carrier = tuple[Graph, Mapping[int, Kernel]]
 
@@ -61,7 +61,7 @@ def profile_host(
 
     Args:
         folder: where to write; None takes the folder of the user's devices, `$RIDGELINE_HOME/hw`.
-        graphs: networks whose kernels are measured; none takes a ladder of the usual kernels at many sizes.
+        graphs: networks whose kernels are measured beside a ladder of the usual kernels at many sizes.
         threads: that PyTorch computes with, at least 1.
         budget_s: seconds for the table; the peaks take a few more.
 
@@ -75,7 +75,7 @@ def profile_host(
     folder = Path(folder) if folder is not None else home() / "hw"
     table_path = folder / f"{NAME}-{RUNTIME}-{DTYPE}.jsonl"
     table = LookupTable.open(table_path, _header(threads))
-    carriers = _carriers(tuple(graphs) or ladder(), table.entries)
+    carriers = _carriers((*ladder(), *graphs), table.entries)
     keep_freed_memory()
     with _computing_with(threads), tqdm(total=_PEAK_STEPS + len(carriers), disable=not progress) as bar:
         clock = Clock(threads)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Exit code 2 for the user's mistakes."""
     parser = argparse.ArgumentParser(prog="python -m predictors.profile", description="Measure this machine.")
     parser.add_argument("--device", choices=[NAME], default=NAME, help="what to measure: this machine")
-    parser.add_argument("--space", help="search space whose kernels are measured; by default the usual ones")
+    parser.add_argument("--space", help="search space whose kernels are measured beside the usual ones")
     parser.add_argument("--resolution", type=int, help="of the space as deployed, in pixels; by default its own")
     parser.add_argument("--networks", type=int, default=30, help="random networks that stand for the space")
     parser.add_argument("--threads", type=int, default=1, help="that PyTorch computes with")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +24,7 @@ import nas.train
 from nas.cli import run_command
 from nas.proposals import DistinctSampler
 from nas.result import Ending, SearchResult
+from predictors import Device, Graph, load_device
 from predictors.paths import shipped
 
 QUICK = ("data=digits", "accuracy=made_up", "objectives=latency_only")
@@ -263,15 +264,17 @@ def test_this_machine_is_measured_on_first_use(
 ) -> None:
     module = ModuleType("predictors.profile")
 
-    def profile_host(*, progress: bool) -> Path:
+    def profile_host(*, graphs: Sequence[Graph]) -> Device:
+        assert len(graphs) > 1
+        assert max(graph.nodes[0].operator.output_shape[2:] for graph in graphs) == (224, 224), "as deployed"
         write_device(workplace / "home" / "hw" / "host.yaml", "host")
-        return workplace / "home" / "hw" / "host.yaml"
+        return load_device("host")
 
     module.profile_host = profile_host  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "predictors.profile", module)
     (result,) = run("hw=host", *QUICK, "num_trials=2")
     assert result.predictor.device.name == "host"
-    assert str(workplace / "home" / "hw" / "host.yaml") in capsys.readouterr().out
+    assert str(workplace / "home" / "hw") in capsys.readouterr().out
 
 
 def test_multirun_searches_for_every_device(run: Run, workplace: Path) -> None:
