@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,14 @@ from nas.files import replacing, replacing_folder
 from nas.result import Candidate, SearchResult
 from predictors.graph import Graph
 from predictors.operators import Input, Shape
+
+
+_CHATTER = {
+    "onnx_ir": logging.WARNING,
+    "onnxscript": logging.WARNING,
+    "torch.onnx._internal.exporter._registration": logging.ERROR,  # warns that torchvision, used by nobody, is missing
+}
+"""The least that these loggers may say."""
 
 
 def input_shape(graph: Graph) -> Shape:
@@ -64,7 +72,7 @@ def export_onnx(module: nn.Module, shape: Shape, path: Path) -> None:
     was_training = module.training
     module.eval()
     try:
-        with _quiet("onnx_ir", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
+        with _quiet(_CHATTER), warnings.catch_warnings(), torch.no_grad():
             # 2026-11-24: torch 2.13's exporter copies tree specs in the way that its own pytree module deprecates.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             program = torch.onnx.export(
@@ -84,11 +92,11 @@ def export_onnx(module: nn.Module, shape: Shape, path: Path) -> None:
 
 
 @contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
-    """These loggers say nothing below a warning, even where an application, as Hydra does, lets everything through."""
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.WARNING)
+def _quiet(least: Mapping[str, int]) -> Iterator[None]:
+    """Loggers say nothing below their level, even where an application, as Hydra does, lets everything through."""
+    levels = {name: logging.getLogger(name).level for name in least}
+    for name, level in least.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
