@@ -64,7 +64,10 @@ class LookupTable:
             ValueError: another format or version, or a malformed line (file and line are named).
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a text file: {error}") from None
         whole, _, torn = text.rpartition("\n")
         if torn:
             warnings.warn(f"{path}: the last line is torn and was dropped: {torn[:60]!r}", stacklevel=2)
@@ -86,7 +89,7 @@ class LookupTable:
             ValueError: the file was measured otherwise; every field but the date must agree.
         """
         path = Path(path)
-        if not path.exists() or path.stat().st_size == 0:
+        if not path.exists() or b"\n" not in path.read_bytes():  # a torn header heals like any torn last line
             path.parent.mkdir(parents=True, exist_ok=True)
             _append_line(path, {"format": FORMAT, "version": VERSION, **asdict(header)})
             return LookupTable(header=header)
@@ -94,7 +97,10 @@ class LookupTable:
         for item in fields(TableHeader):
             found, asked = getattr(table.header, item.name), getattr(header, item.name)
             if item.name != "date" and found != asked:
-                raise ValueError(f"{path}: measured with {item.name}={found!r}, asked to go on with {asked!r}")
+                raise ValueError(
+                    f"{path}: measured with {item.name}={found!r}, asked to go on with {asked!r}; "
+                    "move the file away to measure anew"
+                )
         return table
 
 
