@@ -17,7 +17,6 @@ from nas.result import Candidate, SearchResult
 from predictors.graph import Graph
 from predictors.operators import Input, Shape
 
-
 _CHATTER = {
     "onnx_ir": logging.WARNING,
     "onnxscript": logging.WARNING,
