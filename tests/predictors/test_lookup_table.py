@@ -56,7 +56,7 @@ def test_opening_again_keeps_what_is_there_whatever_the_date(path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("field, value", [("device", "other"), ("runtime_version", "2.14"), ("threads", 2)])
+@pytest.mark.parametrize(("field", "value"), [("device", "other"), ("runtime_version", "2.14"), ("threads", 2)])
 def test_a_table_that_was_measured_otherwise_is_not_continued(path, field, value):
     with pytest.raises(ValueError, match=rf"table\.jsonl: measured with {field}=.*asked to go on with {value!r}"):
         LookupTable.open(path, replace(HEADER, **{field: value}))
@@ -80,7 +80,7 @@ def test_a_torn_header_is_written_anew(path, length):
 
 
 @pytest.mark.parametrize(
-    "line, message",
+    ("line", "message"),
     [
         ('{"kernel": "linear(', "not valid JSON"),
         ("[1, 2]", "expected an object, found list"),
@@ -110,7 +110,7 @@ def test_a_malformed_line_in_the_middle_is_an_error_with_file_and_line(path, lin
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"version": 2}, "format version 2; this release reads version 1"),
         ({"format": "other"}, "format is 'other', expected 'ridgeline-lookup-table'"),
