@@ -230,7 +230,7 @@ def _fill_table(
     known = set(LookupTable.read(path).entries)
     refused: list[str] = []
     for start in range(0, len(carriers), _BATCH):
-        if time.monotonic() > end_s:
+        if start and time.monotonic() > end_s:
             warnings.warn(f"the budget of {budget_s:g} s left {len(carriers) - start} networks out", stacklevel=3)
             break
         networks = []

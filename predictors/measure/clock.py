@@ -30,6 +30,7 @@ _RUNS = 5
 _SAMPLE_S = 1e-3
 _REFERENCE_RUNS = 4
 _BEST_QUANTILE = 0.05
+_LEAST_S = 1e-9
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -68,7 +69,7 @@ class Clock:
         ratios = []
         for _ in range(_RUNS):
             times, reference_s = self._between_references(lambda: network.run(self._now))
-            ratios.append((np.diff(times) - self._read_s) / reference_s)
+            ratios.append(np.maximum(np.diff(times) - self._read_s, _LEAST_S) / reference_s)
         ratio_N: NDArray[np.float64] = np.median(ratios, axis=0)
         return ratio_N
 
@@ -115,6 +116,8 @@ def measure_kernels(
     Args:
         networks: with the kernel of each node; nodes without one, such as views, run unmeasured.
     """
+    if not networks:
+        return {}
     found: dict[Kernel, list[float]] = {}
     for _ in range(_VISITS):
         for index in rng.permutation(len(networks)):
