@@ -24,6 +24,10 @@ UNITS: dict[str, dict[str, float]] = {
 }
 
 
+ANY_CLASS = "any"
+"""Class of the efficiency that serves kernels whose own class has none."""
+
+
 class DeviceNotMeasuredError(ValueError):
     """The device file only says how to measure the device, and nobody has yet."""
 
@@ -81,7 +85,7 @@ class Device:
         memory: levels from the smallest cache to the memory that holds everything.
         launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
         alignment: channels are stored and computed in multiples of this.
-        efficiency: by dtype, by kernel class (`Kernel.classes`).
+        efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
         energy_per_mac, energy_per_byte: joules, where a source gives them.
         network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
         tables: files of lookup tables measured on the device.

@@ -1,18 +1,18 @@
 """The latency predictor: measured kernels where there are any, else the roofline times an efficiency.
 
 Every kernel says where its time comes from: 'measured' (its table entry), 'interpolated' (efficiency learned from the
-measured kernels of its kind) or 'roofline' (the efficiency of its class in the device file, or none at all), and
-carries a standard deviation. A kernel that nobody knows stops the run; none is skipped.
+measured kernels of its kind) or 'roofline' (the efficiency of its class in the device file, or what kernels reach on
+other devices), and carries a standard deviation. A kernel that nobody knows stops the run; none is skipped.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log, sqrt
 from typing import Literal
 
 from predictors.cost import Cost, kernel_cost, peak_memory_bytes
-from predictors.device import Device
+from predictors.device import ANY_CLASS, ClassEfficiency, Device
 from predictors.efficiency import LogEstimate, combine, latency_of, learn_efficiency
 from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime
 from predictors.graph import Graph
@@ -22,8 +22,20 @@ from predictors.roofline import Bound, class_latency_s, roofline
 Provenance = Literal["measured", "interpolated", "roofline"]
 PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline")
 
-BARE_ROOFLINE_SPREAD = 1.0
-"""Standard deviation of ln(measured / roofline) of a kernel whose class has no known efficiency."""
+UNKNOWN_EFFICIENCY = ClassEfficiency(
+    compute=0.57,
+    read=0.26,
+    write=0.79,
+    fixed_s=1.3e-5,
+    spread=0.7,
+    source="shares of all classes together on Adreno 660 (TVM) and V100 (TensorRT, batch 1), 2026-11-24",
+)
+"""For a kernel whose class has no known efficiency; a launch cost that the device gives takes the place of `fixed_s`.
+
+`spread` is the root mean square of ln(measured / predicted) on devices and runtimes left out: V100 from Adreno 660
+alone 0.88, Adreno 660 from V100 alone 0.40, five GPUs under PyTorch 0.60. The bare roofline errs by 2.0, one factor on
+it by 1.4. All of these are GPUs: for other devices it is a guess. Figures: docs/decisions.md, 2026-11-24.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,11 +247,14 @@ class LatencyPredictor:
 
     def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> LogEstimate:
         classes = self.device.efficiency.get(kernel.dtype, {})
-        for name in kernel.classes:
-            if name in classes:
-                class_s = class_latency_s(cost, self.device, classes[name], kernel.dtype)
-                return LogEstimate(log(roofline_s / class_s), classes[name].spread)
-        return LogEstimate(0.0, BARE_ROOFLINE_SPREAD)
+        known = next((classes[name] for name in (*kernel.classes, ANY_CLASS) if name in classes), None)
+        efficiency = known or _unknown_efficiency(self.device)
+        class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)
+        return LogEstimate(log(roofline_s / class_s), efficiency.spread)
+
+
+def _unknown_efficiency(device: Device) -> ClassEfficiency:
+    return replace(UNKNOWN_EFFICIENCY, fixed_s=device.launch_s) if device.launch else UNKNOWN_EFFICIENCY
 
 
 def _overhead_s(device: Device, num_kernels: int) -> float:

@@ -11,25 +11,35 @@ from predictors.device import ClassEfficiency
 from predictors.fit_efficiency import (
     BEGIN,
     END,
+    LEAST_READ_SHARE,
+    MANY_KERNELS,
     ORIGIN,
+    TINYNAS_ORIGIN,
     class_model,
     efficiency_classes,
     efficiency_yaml,
     fit,
     fit_device,
+    frequent_windows,
     leave_one_network_out,
     main,
     observations,
     replace_section,
 )
 from predictors.fusion import make_kernel
+from predictors.latency import UNKNOWN_EFFICIENCY
 from predictors.operators import Conv2d, Linear
 from predictors.paths import shipped
 from predictors.roofline import class_latency_s
+from predictors.tinynas import read_conv_table
 
-PUBLIC = Path(__file__).parents[3] / "shared" / "data" / "tvm_adreno_octoml"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+PUBLIC, TABLES = DATA / "tvm_adreno_octoml", DATA / "alibaba_tinynas_v100_conv"
 needs_public_logs = pytest.mark.skipif(
     not (PUBLIC / "adreno_ops.csv").is_file(), reason="the public Adreno kernels are not in ../shared/data"
+)
+needs_public_tables = pytest.mark.skipif(
+    not (TABLES / "v100_conv_fp32.csv.gz").is_file(), reason="the public V100 convolutions are not in ../shared/data"
 )
 
 DEVICE = device_from_mapping(
@@ -88,6 +98,14 @@ def test_no_share_is_above_one_even_when_kernels_beat_the_peak():
     assert max(fitted.compute, fitted.read, fitted.write) <= 1.0
 
 
+def test_reading_is_never_so_slow_that_a_fused_addition_would_not_pay():
+    rereading = ClassEfficiency(compute=0.5, read=0.03, write=0.8, fixed_s=2e-5, spread=0.1, source="made for tests")
+    fitted = fit(observations(kernels(law=rereading), DEVICE, "float16"), DEVICE)["conv2d_1x1"]
+    assert fitted.read == pytest.approx(LEAST_READ_SHARE)
+    addition = 2.0 / UNKNOWN_EFFICIENCY.read + 1.0 / UNKNOWN_EFFICIENCY.write
+    assert addition > 1.0 / LEAST_READ_SHARE
+
+
 def test_few_kernels_get_one_share_for_everything():
     fitted = fit(observations(kernels()[:5], DEVICE, "float16"), DEVICE)["conv2d_1x1"]
     assert fitted.compute == fitted.read == fitted.write < 1.0
@@ -136,6 +154,38 @@ def test_classes_are_those_that_the_predictor_looks_up():
         kernel = make_kernel(anchor, (), "float16")
         assert set(efficiency_classes(kernel)) <= set(kernel.classes)
     assert efficiency_classes(make_kernel(depthwise, (), "float16")) == ("depthwise_conv2d_5x5", "depthwise_conv2d")
+
+
+def test_a_window_gets_a_class_of_its_own_when_it_has_many_kernels():
+    def found(count):
+        convs = [
+            Conv2d(in_channels=8, out_channels=8, height=9, width=width, kernel=(3, 3), padding=(1, 1))
+            for width in range(3, 3 + count)
+        ]
+        tuned = [
+            TunedKernel(
+                kernel=make_kernel(conv, (), "float16"), latency_s=1e-5, accumulator="float16", task="", network="a"
+            )
+            for conv in convs
+        ]  # fmt: skip
+        return observations(tuned, DEVICE, "float16")
+
+    assert frequent_windows(found(MANY_KERNELS - 1)) == frozenset()
+    assert frequent_windows(found(MANY_KERNELS)) == {"conv2d_3x3"}
+    assert set(fit(found(MANY_KERNELS), DEVICE)) == {"conv2d", "conv2d_3x3"}
+
+
+def test_the_command_reads_tables_of_convolutions_of_one_batch(tmp_path, capsys):
+    table = tmp_path / "conv_data.out"
+    table.write_text(
+        "".join(f"{{Regular,{batch},8,{size},{size},8,1,1,0}} 0.01\n" for size in range(4, 44) for batch in (1, 32)),
+        encoding="utf-8",
+    )
+    assert main(["--conv-table", "float32", str(table), "--device", "v100"]) == 0
+    output = capsys.readouterr().out
+    assert "float32: 40 shapes" in output
+    assert "alibaba/lightweight-neural-architecture-search" in output
+    assert main(["--conv-table", "float32", str(table), "--batch", "7", "--device", "v100"]) == 2
 
 
 def test_the_section_reads_back_as_a_device_file():
@@ -198,6 +248,10 @@ def adreno():
 @needs_public_logs
 def test_the_shipped_efficiencies_are_what_the_script_gives(adreno):
     device, _, fitted, _ = adreno
+    assert_same_efficiencies(device, fitted)
+
+
+def assert_same_efficiencies(device, fitted):
     assert {dtype: set(classes) for dtype, classes in device.efficiency.items()} == {
         dtype: set(classes) for dtype, classes in fitted.items()
     }
@@ -220,6 +274,33 @@ def test_left_out_networks_are_predicted_better_than_by_macs_or_one_efficiency(a
         )
         # measured 2026: float16 11.4, 29.8, 38.2 %; float32 12.1, 25.4, 31.3 %
         assert classes < 15.0 < 20.0 < one < macs
+
+
+@pytest.fixture(scope="module")
+def v100():
+    device = load_device("v100")
+    tables = {"float32": "v100_conv_fp32.csv.gz", "int8": "v100_conv_int8.csv.gz"}
+    found = [each for dtype, name in tables.items() for each in read_conv_table(TABLES / name, dtype, batch=1)]
+    lines: list[str] = []
+    return device, fit_device(found, device, TINYNAS_ORIGIN, report=lines.append), lines
+
+
+@needs_public_tables
+def test_the_shipped_efficiencies_of_v100_are_what_the_script_gives(v100):
+    device, fitted, _ = v100
+    assert_same_efficiencies(device, fitted)
+
+
+@needs_public_tables
+def test_left_out_convolutions_on_v100_are_predicted_better_than_by_macs_or_the_bare_roofline(v100):
+    *_, lines = v100
+    for dtype in ("float32", "int8"):
+        start = next(index for index, line in enumerate(lines) if line.startswith(dtype))
+        classes, _, macs, bare = (
+            float(line.split("median error ")[1].split("%")[0]) for line in lines[start + 1 : start + 5]
+        )
+        # measured 2026: float32 23.6, 99.2, 80.4 %; int8 20.6, 99.2, 89.0 %
+        assert classes < 27.0 < 75.0 < min(macs, bare)
 
 
 @needs_public_logs
