@@ -44,7 +44,7 @@ class _Process:
     shift_F: NDArray[np.float64]
     scale_F: NDArray[np.float64]
     weights_K: NDArray[np.float64]
-    factor_KK: NDArray[np.float64]
+    inverse_factor_KK: NDArray[np.float64]
     mean: float
     variance: float
     noise: float
@@ -54,8 +54,8 @@ class _Process:
         """Posterior of ln(efficiency) of an unseen kernel, the scatter between kernels of one class included."""
         point = (features_F - self.shift_F) / self.scale_F
         covariance_K = self.variance * _matern(self.features_KF, point[None], self.length_scale)[:, 0]
-        solved = np.linalg.solve(self.factor_KK, covariance_K)
-        variance = max(self.variance - float(solved @ solved), 0.0) + self.noise**2
+        explained_K = self.inverse_factor_KK @ covariance_K
+        variance = max(self.variance - float(explained_K @ explained_K), 0.0) + self.noise**2
         return LogEstimate(self.mean + float(covariance_K @ self.weights_K), sqrt(variance))
 
 
@@ -165,7 +165,7 @@ def _fit(features_KF: NDArray[np.float64], target_K: NDArray[np.float64], spread
         shift_F=shift_F,
         scale_F=scale_F,
         weights_K=weights_K,
-        factor_KK=factor_KK,
+        inverse_factor_KK=np.linalg.inv(factor_KK),
         mean=mean,
         variance=variance,
         noise=noise,

@@ -8,6 +8,7 @@ kernel and slots that may follow in order, each optional: `Conv -> BN -> ReLU` m
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -126,24 +127,27 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
     alive = _alive(graph) if runtime.removes_dead_branches else [True] * len(nodes)
     reader: list[int] = [-1] * len(nodes)  # the only reader of each node, or -2 for several
     for index, node in enumerate(nodes):
-        for source in node.inputs if alive[index] else ():
-            reader[source] = index if reader[source] == -1 else -2
+        if alive[index]:
+            for source in node.inputs:
+                reader[source] = index if reader[source] == -1 else -2
     for index in graph.outputs:
         reader[index] = -2
 
     origin = list(range(len(nodes)))  # where the data of each node was written, behind views
     done = [False] * len(nodes)
-    found: list[KernelNode] = []
+    found: list[tuple[int, Kernel, tuple[int, ...], list[int]]] = []  # last node, kernel, nodes, nodes that it reads
     for index, node in enumerate(nodes):
         if done[index] or not alive[index]:
             continue
-        if not node.operator.moves_data:
+        operator = node.operator
+        if not operator.moves_data:
             if node.inputs:
                 origin[index] = origin[node.inputs[0]]
             continue
         members = [index]
-        inputs = [origin[source] for source in node.inputs]
-        slots = runtime.slots_after(node.operator)
+        fused = []
+        inputs = list(node.inputs)
+        slots = runtime.slots_after(operator)
         last = index
         while slots and (follower := reader[last]) >= 0 and not done[follower]:
             operator = nodes[follower].operator
@@ -153,12 +157,15 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
             inputs += [source for source in nodes[follower].inputs if source != last]
             last = follower
             members.append(last)
+            fused.append(operator)
             done[last] = True
-        kernel = make_kernel(node.operator, tuple([nodes[member].operator for member in members[1:]]), dtype)
-        found.append(KernelNode(kernel, tuple(members), tuple(inputs)))
-    found.sort(key=lambda kernel_node: kernel_node.nodes[-1])
+        found.append((last, make_kernel(node.operator, tuple(fused), dtype), tuple(members), inputs))
+    found.sort(key=itemgetter(0))
     return tuple(
-        KernelNode(each.kernel, each.nodes, tuple([origin[source] for source in each.inputs])) for each in found
+        [
+            KernelNode(kernel, members, tuple([origin[source] for source in inputs]))
+            for _, kernel, members, inputs in found
+        ]
     )
 
 
