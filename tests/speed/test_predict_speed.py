@@ -5,6 +5,7 @@ from math import exp
 
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from predictors import Device, Graph, LatencyPredictor, LookupTable, Measurement, TableHeader, load_device
 from search_spaces import Space, load_space
@@ -44,36 +45,38 @@ def made_up_table(device: Device, networks: list[Graph]) -> LookupTable:
     )
 
 
-@pytest.mark.parametrize("device", ["mobile_gpu", "cpu_x86"])
-def test_one_arch_after_warm_up(benchmark, space, device):
+@pytest.mark.parametrize("name", ["mobilenet_v3_tiny", "mobilenet_v3"])
+def test_one_arch_after_warm_up(benchmark: BenchmarkFixture, name: str) -> None:
     """From an arch to its costs: its graph, its kernels, their times. The kernels are known, the archs come again."""
-    predictor = LatencyPredictor(load_device(device), [])
-    archs = cycle(sampled(space, 0))
-    for _ in range(NUM_ARCHS):
-        predictor.predict(space.graph(next(archs)))
-    prediction = benchmark(lambda: predictor.predict(space.graph(next(archs))))
-    assert prediction.latency_s > 0.0
+    space = load_space(name).deployed(224)
+    predictor = LatencyPredictor(load_device("mobile_gpu"), [])
+    archs = sampled(space, 0)
+    latencies = [predictor.predict(space.graph(arch)).latency_s for arch in archs]
+    turn = cycle(archs)
+    prediction = benchmark(lambda: predictor.predict(space.graph(next(turn))))
+    assert prediction.latency_s in latencies
 
 
-def test_one_graph_after_warm_up(benchmark, space):
+def test_one_graph_after_warm_up(benchmark: BenchmarkFixture, space: Space) -> None:
     predictor = LatencyPredictor(load_device("mobile_gpu"), [])
     graph = graphs(space, 0)[0]
     assert 100 < len(graph.nodes) < 300
     assert benchmark(predictor.predict, graph).latency_s > 0.0
 
 
-def test_one_arch_that_was_never_seen(benchmark, space):
+def test_one_arch_that_was_never_seen(benchmark: BenchmarkFixture, space: Space) -> None:
     """As in a search: each arch comes once, most of its blocks are known."""
     predictor = LatencyPredictor(load_device("mobile_gpu"), [])
     for graph in graphs(space, 0):
         predictor.predict(graph)
     archs = iter(sampled(space, 1))
-    predict = benchmark.pedantic
-    found = predict(lambda: predictor.predict(space.graph(next(archs))), rounds=NUM_ARCHS - 1, warmup_rounds=1)
+    found = benchmark.pedantic(
+        lambda: predictor.predict(space.graph(next(archs))), rounds=NUM_ARCHS - 1, warmup_rounds=1
+    )
     assert found.latency_s > 0.0
 
 
-def test_one_kernel_that_is_interpolated(benchmark, space):
+def test_one_kernel_that_is_interpolated(benchmark: BenchmarkFixture, space: Space) -> None:
     """What a kernel costs that no network had before: the interpolation among some thousand measured ones."""
     device = load_device("cpu_x86")
     predictor = LatencyPredictor(device, [made_up_table(device, graphs(space, 0)[:50])])
