@@ -53,7 +53,7 @@ class _Process:
     def at(self, features_F: NDArray[np.float64]) -> LogEstimate:
         """Posterior of ln(efficiency) of an unseen kernel, the scatter between kernels of one class included."""
         point = (features_F - self.shift_F) / self.scale_F
-        covariance_K = self.variance * _matern(self.features_KF, point[None], self.length_scale)[:, 0]
+        covariance_K = self.variance * _matern(_distances(self.features_KF, point[None]), self.length_scale)[:, 0]
         explained_K = self.inverse_factor_KK @ covariance_K
         variance = max(self.variance - float(explained_K @ explained_K), 0.0) + self.noise**2
         return LogEstimate(self.mean + float(covariance_K @ self.weights_K), sqrt(variance))
@@ -130,12 +130,18 @@ def combine(measured_log: float, spread: float, interpolated: LogEstimate | None
 # ------------------------------------------------------------------------------------------------------------ private
 
 
-def _matern(a_KF: NDArray[np.float64], b_LF: NDArray[np.float64], length_scale: float) -> NDArray[np.float64]:
-    """Matern 5/2 covariance of unit variance, (k, l): smooth, yet not so smooth that cliffs ring."""
-    squared = ((a_KF[:, None, :] - b_LF[None, :, :]) ** 2).sum(-1)
-    distance = np.sqrt(5.0 * squared) / length_scale
-    covariance: NDArray[np.float64] = (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
-    return covariance
+def _distances(a_KF: NDArray[np.float64], b_LF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Euclidean distances, (k, l)."""
+    squared_KL = (a_KF**2).sum(1)[:, None] + (b_LF**2).sum(1) - 2.0 * a_KF @ b_LF.T
+    distance_KL: NDArray[np.float64] = np.sqrt(np.maximum(squared_KL, 0.0))
+    return distance_KL
+
+
+def _matern(distance_KL: NDArray[np.float64], length_scale: float) -> NDArray[np.float64]:
+    """Matern 5/2 covariance of unit variance: smooth, yet not so smooth that cliffs ring."""
+    scaled_KL = sqrt(5.0) * distance_KL / length_scale
+    covariance_KL: NDArray[np.float64] = (1.0 + scaled_KL + scaled_KL**2 / 3.0) * np.exp(-scaled_KL)
+    return covariance_KL
 
 
 def _fit(features_KF: NDArray[np.float64], target_K: NDArray[np.float64], spread_K: NDArray[np.float64]) -> _Process:
@@ -150,8 +156,10 @@ def _fit(features_KF: NDArray[np.float64], target_K: NDArray[np.float64], spread
     residual_K = target_K - mean
     variance = max(float(residual_K.var()), 1e-4)
 
+    distance_KK = _distances(points_KF, points_KF)
+
     def factor(length_scale: float, noise: float) -> tuple[float, Any, Any]:
-        covariance_KK = variance * _matern(points_KF, points_KF, length_scale)
+        covariance_KK = variance * _matern(distance_KK, length_scale)
         factor_KK = np.linalg.cholesky(covariance_KK + np.diag(noise**2 + spread_K**2))
         weights_K = np.linalg.solve(factor_KK.T, np.linalg.solve(factor_KK, residual_K))
         evidence = -0.5 * float(residual_K @ weights_K) - float(np.log(np.diag(factor_KK)).sum())
