@@ -6,6 +6,7 @@ in random order; and on one thread the thread's own CPU time is read, which stan
 """
 
 import ctypes
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
@@ -96,8 +97,7 @@ def keep_freed_memory() -> None:
     By default glibc gives it back when it happens to lie at the end of the heap, and the kernel clears it page by page
     when the next tensor asks for it: the same network took 2.5 or 5.9 ms, by what had been allocated before it.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
 

@@ -56,8 +56,8 @@ def copy_bandwidths(clock: Clock, working_sets_bytes: Sequence[int] = WORKING_SE
 def memory_levels(working_sets_bytes: Sequence[int], bytes_per_s: Sequence[float]) -> list[Level]:
     """Levels of memory, the fastest first: plateaus of the bandwidth, once noise that makes it rise is averaged out.
 
-    >>> memory_levels([1, 2, 4, 8], [90.0, 90.0, 20.0, 20.0])
-    [Level(bytes_per_s=90.0, capacity_bytes=2), Level(bytes_per_s=20.0, capacity_bytes=None)]
+    >>> [level.capacity_bytes for level in memory_levels([1, 2, 4, 8], [90.0, 95.0, 20.0, 21.0])]
+    [2, None]
     """
     falling = _non_increasing(np.log(bytes_per_s))
     starts = [0]
