@@ -88,7 +88,8 @@ def objectives_from_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
     """
     keys = check_keys(mapping, ("name", "metrics"), ("name", "metrics"), "objectives")
     check_type(keys["name"], str, "objectives.name")
-    return check_objectives(check_type(keys["metrics"], list, "objectives.metrics"))
+    names = check_type(keys["metrics"], list, "objectives.metrics")
+    return check_objectives([check_type(name, str, "objectives.metrics") for name in names])
 
 
 def losses(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> np.ndarray:

@@ -264,7 +264,7 @@ def _measured_device(reference: Mapping[str, Any]) -> Device:
 
 
 def _dtype(value: object, where: str) -> str:
-    if value not in BYTES_PER_ELEMENT:
+    if not isinstance(value, str) or value not in BYTES_PER_ELEMENT:
         raise ValueError(f"{where}: unknown dtype {value!r}; known are {sorted(BYTES_PER_ELEMENT)}")
     return str(value)
 
@@ -279,7 +279,7 @@ def _positive(value: object, where: str) -> float:
 def _quantity(mapping: object, dimension: str, where: str) -> Quantity:
     keys = check_keys(mapping, ("value", "unit", "source"), ("value", "unit", "source"), where)
     units = UNITS[dimension]
-    if keys["unit"] not in units:
+    if check_type(keys["unit"], str, f"{where}: unit") not in units:
         raise ValueError(f"{where}: unknown unit {keys['unit']!r}; allowed are {list(units)}")
     value = _positive(keys["value"], f"{where}: value") * units[keys["unit"]]
     return Quantity(value=value, source=_source(keys["source"], where))

@@ -51,7 +51,7 @@ class Runtime:
 
     def slots_after(self, anchor: Operator) -> tuple[Slot, ...] | None:
         """Slots of the rule for the anchor: that of its variant, else that of its kind, else None."""
-        return self.slots.get(anchor.variant) or self.slots.get(anchor.kind)
+        return self.slots.get(anchor.variant, self.slots.get(anchor.kind))
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,10 @@ def _rule(mapping: object, where: str) -> FusionRule:
     rule = check_keys(mapping, ("anchors", "then"), ("anchors", "then"), where)
     return FusionRule(
         anchors=_names(rule["anchors"], f"{where}: anchors"),
-        slots=tuple(_slot(slot, f"{where}: then[{index}]") for index, slot in enumerate(rule["then"])),
+        slots=tuple(
+            _slot(slot, f"{where}: then[{index}]")
+            for index, slot in enumerate(check_type(rule["then"], list, f"{where}: then"))
+        ),
     )
 
 

@@ -53,6 +53,17 @@ def check_type(value: object, kind: type | tuple[type, ...], where: str) -> Any:
     """The value itself, once it is of the kind; booleans do not pass for numbers."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        hint = "; write 3.0e+10 rather than 3e10, which YAML reads as text" if isinstance(value, str) else ""
+        hint = "; write 3.0e+10 rather than 3e10, which YAML reads as text" if _is_number(value, kinds) else ""
         raise ValueError(f"{where}: expected {' or '.join(each.__name__ for each in kinds)}, found {value!r}{hint}")
     return value
+
+
+def _is_number(value: object, kinds: tuple[type, ...]) -> bool:
+    """A number was wanted, and the text that was found is one."""
+    if float not in kinds or not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -38,6 +38,8 @@ def operator(cls: _OperatorClass) -> _OperatorClass:
     """Make a class a frozen, hashable operator and register it under its `kind`, the name that tables use."""
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
     made.__hash__ = Operator.__hash__
+    if made.kind in OPERATORS:
+        raise ValueError(f"operator kind {made.kind!r} is taken by {OPERATORS[made.kind].__qualname__}")
     OPERATORS[made.kind] = made
     return cls
 
