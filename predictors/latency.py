@@ -22,6 +22,12 @@ from predictors.roofline import Bound, class_latency_s, roofline
 Provenance = Literal["measured", "interpolated", "roofline"]
 PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline")
 
+TABLE_DRIFT = 0.05
+"""Relative deviation that all times of one table share: a profile is as a whole a few per cent fast or slow.
+
+Repeated profiles of one machine missed whole networks by 3 to 9 % (docs/decisions.md, 2026-11-24).
+"""
+
 UNKNOWN_EFFICIENCY = ClassEfficiency(
     compute=0.57,
     read=0.26,
@@ -187,12 +193,13 @@ class LatencyPredictor:
         """Latency, traffic, intensity and memory of a network.
 
         latency = sum of kernels + the device's overhead per network and per kernel. Its variance: measured and
-        interpolated kernels err independently; kernels that share one class efficiency err together.
+        interpolated kernels err each by themselves, and by `TABLE_DRIFT` together; kernels that share one class
+        efficiency err together.
         """
         kernel_nodes = fuse(graph, self.runtime, self.dtype)
         known = self._estimates
         estimates = tuple([known.get(node.kernel) or self.estimate(node.kernel) for node in kernel_nodes])
-        latency_s = independent = 0.0
+        latency_s = independent = from_tables_s = 0.0
         macs = read = held = written = 0
         together: dict[str, float] = {}
         for node, estimate in zip(kernel_nodes, estimates):
@@ -207,12 +214,14 @@ class LatencyPredictor:
                 together[kind] = together.get(kind, 0.0) + estimate.std_s
             else:
                 independent += estimate.std_s**2
+                from_tables_s += estimate.latency_s
+        shared = (TABLE_DRIFT * from_tables_s) ** 2 + sum(std**2 for std in together.values())
         overhead_s = _overhead_s(self.device, len(kernel_nodes))
         return Prediction(
             device=self.device,
             dtype=self.dtype,
             latency_s=latency_s + overhead_s,
-            std_s=sqrt(independent + sum(std**2 for std in together.values())),
+            std_s=sqrt(independent + shared),
             overhead_s=overhead_s,
             macs=graph.macs,
             num_params=graph.num_params,

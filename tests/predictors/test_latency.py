@@ -95,7 +95,7 @@ def test_a_clean_measurement_is_returned_as_it_is():
     assert [row.provenance for row in prediction.kernels] == ["measured", "measured"]
     assert [row.latency_s for row in prediction.kernels] == pytest.approx([7.7e-5, 3.3e-6], rel=1e-12)
     assert prediction.latency_s == pytest.approx(8.03e-5)
-    assert prediction.std_s == 0.0
+    assert prediction.std_s == pytest.approx(0.05 * 8.03e-5), "only what the whole table shares"
     assert prediction.coverage == 1.0
 
 
@@ -142,7 +142,7 @@ def test_deviations_of_one_class_add_up_and_those_of_measured_kernels_do_not():
     relus = sum(row.std_s for row in rough.kernels if row.kernel.kind == "relu")
     assert rough.std_s == pytest.approx(sqrt(convs**2 + relus**2))
     measured = LatencyPredictor(TOY, [table(dict.fromkeys(kernels, 1e-4), spread=0.1)]).predict(graph)
-    assert measured.std_s == pytest.approx(sqrt(6) * 1e-5)
+    assert measured.std_s == pytest.approx(sqrt(6 * 1e-5**2 + (0.05 * 6e-4) ** 2)), "and what the table shares"
 
 
 def test_the_time_is_that_of_the_kernels_and_the_overhead():
