@@ -5,12 +5,13 @@ What no source gives is left out, and asking for it is an error.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from predictors.cost import BYTES_PER_ELEMENT
+from predictors.fusion import FusionRule, fusion_rules
 from predictors.mapping import check_keys, check_type, named_file, read_yaml
 from predictors.paths import shipped, user_device_folders
 
@@ -75,20 +76,42 @@ class ClassEfficiency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """What is known about a device. `load_device` makes it.
+class RuntimeNumbers:
+    """What is known about a device under one runtime. In a device file these keys stand at the top, for the runtime
+    that it names, or under `runtimes`, for each that was measured.
+
+    Attributes:
+        launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
+        efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
+        network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
+        fusion: what fuses on this device, in place of the runtime's own rules; None where those hold.
+        tables: files of lookup tables measured on the device.
+    """
+
+    launch: Quantity | None = None
+    efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
+    network_overhead: Quantity | None = None
+    kernel_overhead: Quantity | None = None
+    fusion: tuple[FusionRule, ...] | None = None
+    tables: tuple[Path, ...] = ()
+
+
+_RUNTIME_KEYS = tuple(item.name for item in fields(RuntimeNumbers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device(RuntimeNumbers):
+    """What is known about a device. `load_device` makes it. What depends on the runtime is that of `runtime`.
 
     Attributes:
         runtime: name of the runtime (`configs/runtime`) that its numbers belong to.
         dtype: what networks are usually deployed in.
         peaks: FLOP/s by dtype (integer operations for int8).
         memory: levels from the smallest cache to the memory that holds everything.
-        launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
         alignment: channels are stored and computed in multiples of this.
-        efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
         energy_per_mac, energy_per_byte: joules, where a source gives them.
-        network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
-        tables: files of lookup tables measured on the device.
+        reference: seconds of the profiler's reference kernel at its best, the unit of its times.
+        runtimes: numbers of all runtimes that were measured, by name; `in_runtime` takes one of them.
     """
 
     name: str
@@ -97,14 +120,19 @@ class Device:
     dtype: str
     peaks: Mapping[str, Quantity]
     memory: tuple[MemoryLevel, ...]
-    launch: Quantity | None = None
     alignment: Quantity | None = None
-    efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
     energy_per_mac: Quantity | None = None
     energy_per_byte: Quantity | None = None
-    network_overhead: Quantity | None = None
-    kernel_overhead: Quantity | None = None
-    tables: tuple[Path, ...] = ()
+    reference: Quantity | None = None
+    runtimes: Mapping[str, RuntimeNumbers] = field(default_factory=dict)
+
+    def in_runtime(self, name: str) -> "Device":
+        """The device under another runtime: with the numbers measured there, or with its own where there are none."""
+        if name == self.runtime:
+            return self
+        numbers = self.runtimes.get(name)
+        found = {key: getattr(numbers, key) for key in _RUNTIME_KEYS} if numbers else {}
+        return replace(self, runtime=name, **found)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -163,7 +191,10 @@ class Device:
             found[f"bandwidth {level.name}"] = level.bandwidth.source
             if level.capacity:
                 found[f"capacity {level.name}"] = level.capacity.source
-        for name in ("launch", "alignment", "energy_per_mac", "energy_per_byte", "network_overhead", "kernel_overhead"):
+        for name in (
+            "launch", "alignment", "energy_per_mac", "energy_per_byte", "reference", "network_overhead",
+            "kernel_overhead",
+        ):  # fmt: skip
             if quantity := getattr(self, name):
                 found[name.replace("_", " ")] = quantity.source
         for dtype, classes in self.efficiency.items():
@@ -209,36 +240,35 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
     """
     if isinstance(mapping, Mapping) and "measure_with" in mapping:
         return _measured_device(check_keys(mapping, ("name", "measure_with"), ("name",), source))
-    optional = (
-        "launch", "alignment", "efficiency", "energy_per_mac", "energy_per_byte", "network_overhead",
-        "kernel_overhead", "tables",
-    )  # fmt: skip
     required = ("name", "description", "runtime", "dtype", "peak", "memory")
+    optional = ("alignment", "energy_per_mac", "energy_per_byte", "reference", "runtimes", *_RUNTIME_KEYS)
     keys = check_keys(mapping, (*required, *optional), required, source)
-    name = check_type(keys["name"], str, f"{source}: name")
-
-    def quantity(key: str, dimension: str) -> Quantity | None:
-        return _quantity(keys[key], dimension, f"{source}: {key}") if key in keys else None
+    runtime = check_type(keys["runtime"], str, f"{source}: runtime")
+    runtimes = {
+        str(name): _runtime_numbers(check_keys(section, _RUNTIME_KEYS, (), f"{source}: runtimes.{name}"), source)
+        for name, section in check_type(keys.get("runtimes", {}), Mapping, f"{source}: runtimes").items()
+    }
+    if runtime in runtimes and (twice := [key for key in _RUNTIME_KEYS if key in keys]):
+        raise ValueError(f"{source}: {twice[0]} of {runtime!r} stands at the top and under runtimes; one has to go")
+    numbers = runtimes.get(runtime) or _runtime_numbers(keys, source)
 
     peaks = {
         _dtype(dtype, f"{source}: peak"): _quantity(peak, "compute", f"{source}: peak.{dtype}")
         for dtype, peak in check_type(keys["peak"], Mapping, f"{source}: peak").items()
     }
     device = Device(
-        name=name,
+        name=check_type(keys["name"], str, f"{source}: name"),
         description=check_type(keys["description"], str, f"{source}: description"),
-        runtime=check_type(keys["runtime"], str, f"{source}: runtime"),
+        runtime=runtime,
         dtype=_dtype(keys["dtype"], f"{source}: dtype"),
         peaks=peaks,
         memory=_memory(keys["memory"], f"{source}: memory"),
-        launch=quantity("launch", "time"),
-        alignment=quantity("alignment", "count"),
-        efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
-        energy_per_mac=quantity("energy_per_mac", "energy"),
-        energy_per_byte=quantity("energy_per_byte", "energy"),
-        network_overhead=quantity("network_overhead", "time"),
-        kernel_overhead=quantity("kernel_overhead", "time"),
-        tables=tuple(_table(file, source) for file in check_type(keys.get("tables", []), list, f"{source}: tables")),
+        alignment=_optional(keys, "alignment", "count", source),
+        energy_per_mac=_optional(keys, "energy_per_mac", "energy", source),
+        energy_per_byte=_optional(keys, "energy_per_byte", "energy", source),
+        reference=_optional(keys, "reference", "time", source),
+        runtimes=runtimes,
+        **{key: getattr(numbers, key) for key in _RUNTIME_KEYS},
     )
     device.peak_flops()
     if device.alignment and device.alignment.value != int(device.alignment.value):
@@ -261,6 +291,21 @@ def _measured_device(reference: Mapping[str, Any]) -> Device:
     raise DeviceNotMeasuredError(
         f"device {name!r} has not been measured on this machine; run `python -m predictors.profile --device {name}`"
     )
+
+
+def _runtime_numbers(keys: Mapping[str, Any], source: str) -> RuntimeNumbers:
+    return RuntimeNumbers(
+        launch=_optional(keys, "launch", "time", source),
+        efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
+        network_overhead=_optional(keys, "network_overhead", "time", source),
+        kernel_overhead=_optional(keys, "kernel_overhead", "time", source),
+        fusion=fusion_rules(keys["fusion"], f"{source}: fusion") if "fusion" in keys else None,
+        tables=tuple(_table(file, source) for file in check_type(keys.get("tables", []), list, f"{source}: tables")),
+    )
+
+
+def _optional(keys: Mapping[str, Any], key: str, dimension: str, source: str) -> Quantity | None:
+    return _quantity(keys[key], dimension, f"{source}: {key}") if key in keys else None
 
 
 def _dtype(value: object, where: str) -> str:

@@ -184,11 +184,13 @@ def runtime_from_mapping(mapping: Mapping[str, Any], where: str = "runtime") -> 
         description=check_type(mapping["description"], str, f"{where}: description"),
         source=check_type(mapping["source"], str, f"{where}: source"),
         removes_dead_branches=check_type(mapping["removes_dead_branches"], bool, f"{where}: removes_dead_branches"),
-        rules=tuple(
-            _rule(rule, f"{where}: fusion[{index}]")
-            for index, rule in enumerate(check_type(mapping["fusion"], list, f"{where}: fusion"))
-        ),
+        rules=fusion_rules(mapping["fusion"], f"{where}: fusion"),
     )
+
+
+def fusion_rules(rules: object, where: str) -> tuple[FusionRule, ...]:
+    """Validate the plain list of rules of a runtime's or a device's file and freeze it."""
+    return tuple(_rule(rule, f"{where}[{index}]") for index, rule in enumerate(check_type(rules, list, where)))
 
 
 # ------------------------------------------------------------------------------------------------------------ private

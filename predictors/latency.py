@@ -162,7 +162,8 @@ class LatencyPredictor:
         device: from `load_device`.
         tables: measured kernels; None takes the tables that the device file names.
         dtype: of the deployed network; None takes the device's usual one.
-        runtime: whose fusion rules apply; None takes the one that the device file names.
+        runtime: whose fusion rules apply, and whose numbers where the device file has several; None takes the one that
+            it names.
 
     Raises:
         ValueError: no peak for the dtype, or a table of another device, runtime or dtype.
@@ -176,9 +177,11 @@ class LatencyPredictor:
         dtype: str | None = None,
         runtime: Runtime | str | None = None,
     ) -> None:
-        self.device = device
         self.dtype = dtype or device.dtype
         self.runtime = runtime if isinstance(runtime, Runtime) else load_runtime(runtime or device.runtime)
+        self.device = device = device.in_runtime(self.runtime.name)
+        if device.fusion is not None and not isinstance(runtime, Runtime):
+            self.runtime = replace(self.runtime, rules=device.fusion)
         device.peak_flops(self.dtype)
         if tables is None:
             tables = [table for table in map(LookupTable.read, device.tables) if table.header.dtype == self.dtype]

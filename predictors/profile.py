@@ -1,288 +1,443 @@
-"""Measure this machine with PyTorch: peaks, bandwidths, launch cost and a table of kernels.
+"""Measure this machine under a runtime: peaks, bandwidths, launch cost and a table of kernels.
 
-    python -m predictors.profile --device host
+    python -m predictors.profile --device host --runtime onnxruntime --space mobilenet_v3
 
 writes `host.yaml` and its table into `$RIDGELINE_HOME/hw`, from where `load_device("host")` and `hw=host` take them.
-Killed, the same command goes on where it stopped: kernels that are in the table are not measured again.
+Other runtimes that were measured before stay in the file: `hw=host runtime=openvino` takes one of them. Killed, the
+same command goes on where it stopped; `--again` measures everything anew and says what has changed.
 """
 
 import argparse
-import os
-import platform
+import csv
+import io
 import sys
-import time
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timezone
+from math import inf
 from pathlib import Path
 from pkgutil import resolve_name
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from tqdm import tqdm
 
-from predictors.cost import kernel_cost
 from predictors.device import Device, device_from_mapping
-from predictors.fit_efficiency import Observation, class_model, fit, leave_one_network_out, with_spread
-from predictors.fusion import Kernel, fuse, load_runtime
+from predictors.fusion import Kernel, load_runtime
 from predictors.graph import Graph
-from predictors.lookup_table import LookupTable, TableHeader, append_measurement
-from predictors.measure.clock import REFERENCE_KERNEL, Clock, keep_freed_memory, measure_kernels
+from predictors.latency import LatencyPredictor, Prediction
+from predictors.lookup_table import LookupTable, TableHeader
+from predictors.mapping import read_yaml
+from predictors.measure.backend import RUNTIMES, Backend, open_backend
+from predictors.measure.clock import REFERENCE_KERNEL, Clock, keep_freed_memory
+from predictors.measure.device_file import (
+    changes,
+    class_efficiencies,
+    dump,
+    measured_source,
+    processor_name,
+    quantity,
+    write_whole,
+)
+from predictors.measure.find_fusion import FoundFusion, compare_rules, find_fusion
+from predictors.measure.isolated import Bench
 from predictors.measure.ladder import ladder
-from predictors.measure.peaks import WORKING_SETS_BYTES, copy_bandwidths, gemm_peak, launch_cost_s, memory_levels
-from predictors.measure.torch_network import NoTorchKernelError, TorchNetwork
-from predictors.paths import home
+from predictors.measure.machine import launch_s, machine_numbers
+from predictors.measure.picture import draw_roofline
+from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, space_plan
+from predictors.measure.session import (
+    Filled,
+    Settings,
+    fill_table,
+    isolated_seconds,
+    whole_network_seconds,
+)
+from predictors.paths import home, shipped
 
-NAME, RUNTIME, DTYPE = "host", "torch_eager", "float32"
+HOST = "host"
 
-_BATCH = 5
-_PEAK_STEPS = 3
-_FOLDS = 4
-
-_Carrier = tuple[Graph, Mapping[int, Kernel]]
+_SPACE_NETWORKS_CHECKED = 8
 
 
-def profile_host(
-    folder: str | Path | None = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One whole network against the table, all in seconds. None of its own times went into the table.
+
+    Attributes:
+        isolated_s: sum of its kernels measured by themselves; None where that was not asked for.
+    """
+
+    measured_s: float
+    prediction: Prediction
+    isolated_s: float | None = None
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.prediction.latency_s / self.measured_s - 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a profile leaves: the device, where its files lie, and what there is to say about it."""
+
+    device: Device
+    path: Path
+    table: Path
+    filled: Filled
+    checks: tuple[Check, ...]
+    changes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def profile_machine(
+    make_plan: MakePlan | None = None,
     *,
-    graphs: Sequence[Graph] = (),
+    name: str = HOST,
+    folder: str | Path | None = None,
+    runtime: str = "torch_eager",
+    dtype: str = "float32",
     threads: int = 1,
-    budget_s: float = 60.0,
-    progress: bool = True,
-    seed: int = 0,
-) -> Device:
-    """Measure this machine and leave `host.yaml` and `host-torch_eager-float32.jsonl` in a folder.
-
-    Networks that hold kernels which are not in the table yet run node by node, as many as the budget allows; every few
-    networks their kernels go into the table, so that a killed profile goes on. `host.yaml` is written last, whole.
+    processor: str = "cpu",
+    settings: Settings | None = None,
+    again: bool = False,
+    fusion: bool = False,
+    isolated: bool = False,
+) -> Profile:
+    """Measure this machine and leave `NAME.yaml`, a table, a picture and the checked networks in a folder.
 
     Args:
+        make_plan: what to measure, from `predictors.measure.plan`; None takes a ladder of the usual kernels.
+        name: of the device; a shipped device's name is refused.
         folder: where to write; None takes the folder of the user's devices, `$RIDGELINE_HOME/hw`.
-        graphs: networks whose kernels are measured beside a ladder of the usual kernels at many sizes.
-        threads: that PyTorch computes with, at least 1.
-        budget_s: seconds for the table; the peaks take a few more.
+        runtime: one of `predictors.measure.backend.RUNTIMES`.
+        dtype: that networks compute in.
+        threads: that they compute with.
+        processor: 'cpu' or 'cuda'.
+        settings: precision, budget and the like.
+        again: measure everything anew; the old table is kept beside the new one.
+        fusion: find by measuring what the runtime fuses; the rules go into the device file and apply to it.
+        isolated: measure the kernels of the checked networks by themselves as well, to compare.
 
     Raises:
-        ValueError: the table in the folder was measured otherwise, e.g. with another version of torch; or none of the
-            graphs can be run in PyTorch.
+        MissingRuntimeError: the runtime's package is not installed.
+        ValueError: the table in the folder was measured otherwise, e.g. with another version of the runtime; or nothing
+            of the plan can be run.
         OSError: the folder cannot be written.
     """
-    if threads < 1 or not budget_s > 0:
-        raise ValueError(f"threads and budget_s must be positive, found {threads} and {budget_s}")
+    settings = settings or Settings()
+    _check_name(name)
     folder = Path(folder) if folder is not None else home() / "hw"
-    table_path = folder / f"{NAME}-{RUNTIME}-{DTYPE}.jsonl"
-    table = LookupTable.open(table_path, _header(threads))
-    carriers = _carriers((*ladder(), *graphs), table.entries)
+    path, table_path = folder / f"{name}.yaml", folder / f"{name}-{runtime}-{dtype}.jsonl"
+    before = read_yaml(path) if path.is_file() else {}
+    notes: list[str] = []
     keep_freed_memory()
-    with _computing_with(threads), tqdm(total=_PEAK_STEPS + len(carriers), disable=not progress) as bar:
-        clock = Clock(threads)
-        mapping = _peaks(clock, _source(threads), bar)
-        _fill_table(table_path, carriers, clock, np.random.default_rng(seed), budget_s, bar)
-    mapping["tables"] = [table_path.name]
-    mapping["efficiency"] = {DTYPE: _class_efficiencies(device_from_mapping(mapping, str(table_path)))}
-    path = folder / f"{NAME}.yaml"
-    device = device_from_mapping(mapping, str(path))
-    _write(path, yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=120))
-    return device
+    with _threads_restored():
+        backend = open_backend(runtime, threads=threads, dtype=dtype, processor=processor)
+        torch.set_num_threads(threads)
+        old_table = _put_aside(table_path) if again else None
+        LookupTable.open(table_path, _header(name, backend))
+        clock = Clock(threads, processor, _reference_s(before))
+        source = measured_source(f"{runtime} {backend.version}", threads)
+        mapping = _machine(name, backend, clock, before)
+        section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
+        if fusion:
+            found = _found_fusion(backend, clock, settings)
+            section["fusion"] = found.rules
+            notes += compare_rules(found, load_runtime(runtime)) or ["the measured fusion rules are the runtime's own"]
+        elif "fusion" in (known := before.get("runtimes", {}).get(runtime, {})):
+            section["fusion"] = known["fusion"]
+        mapping = _with_section(mapping, before, runtime, section)
+        predictor = LatencyPredictor(device_from_mapping(mapping, str(path)), dtype=dtype, runtime=runtime)
+        plan = (make_plan or graphs_plan(ladder()))(backend, predictor)
+        bench = Bench(backend=backend, clock=clock, launch_s=predictor.device.launch_s)
+        filled = fill_table(table_path, plan, bench, predictor.runtime, settings)
+        table = LookupTable.read(table_path)
+        if not table.entries:
+            raise ValueError(
+                f"nothing of the plan can be run in {runtime!r}: {next(iter(table.failures.values()), '')}"
+            )
+        section["tables"] = [table_path.name]
+        section["efficiency"] = {dtype: class_efficiencies(predictor.device, table, f"{source}; fitted to its table")}
+        mapping["reference"] = quantity(clock.reference_s * 1e6, "us", measured_source(REFERENCE_KERNEL, threads))
+        mapping = _with_section(mapping, before, runtime, section)
+        device = device_from_mapping(mapping, str(path))
+        write_whole(path, dump(mapping))
+        checks = _checks(plan.check, device, bench, settings, isolated=isolated)
+    if clock.drift > 0.25:
+        notes.append(f"the machine was busy: its reference ran {clock.drift:.0%} slower than its best in the mean")
+    if old_table is not None:
+        notes += _kernel_changes(LookupTable.read(old_table), table)
+    _write_checks(folder / f"{name}-{runtime}-{dtype}-checks.csv", checks)
+    draw_roofline(folder / f"{name}-{runtime}-{dtype}.png", device, table)
+    return Profile(
+        device=device,
+        path=path,
+        table=table_path,
+        filled=filled,
+        checks=checks,
+        changes=tuple(changes(before, mapping)),
+        notes=tuple(notes),
+    )
+
+
+def profile_host(graphs: Sequence[Graph]) -> Device:
+    """This machine under PyTorch, on the usual kernels and those of some graphs, within a minute or two."""
+    plan = graphs_plan((*ladder(), *graphs))
+    return profile_machine(plan, settings=Settings(budget_s=60.0, precision=0.03)).device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Exit code 2 for the user's mistakes."""
-    parser = argparse.ArgumentParser(prog="python -m predictors.profile", description="Measure this machine.")
-    parser.add_argument("--device", choices=[NAME], default=NAME, help="what to measure: this machine")
-    parser.add_argument("--space", help="search space whose kernels are measured beside the usual ones")
-    parser.add_argument("--resolution", type=int, help="of the space as deployed, in pixels; by default its own")
-    parser.add_argument("--networks", type=int, default=30, help="random networks that stand for the space")
-    parser.add_argument("--threads", type=int, default=1, help="that PyTorch computes with")
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds for the table of kernels")
-    parser.add_argument("--out", type=Path, help="folder to write to; by default the one of your own devices")
-    options = parser.parse_args(arguments)
-    folder = options.out or home() / "hw"
+    """The command; returns its exit code."""
+    options = _parser().parse_args(arguments)
     try:
-        graphs = _graphs_of(options.space, options.resolution, options.networks) if options.space else ()
-        device = profile_host(folder, graphs=graphs, threads=options.threads, budget_s=options.budget)
+        profile = profile_machine(
+            _plan(options),
+            name=options.device,
+            folder=options.out,
+            runtime=options.runtime,
+            dtype=options.dtype,
+            threads=options.threads,
+            processor=options.processor,
+            settings=Settings(
+                precision=options.precision, budget_s=options.budget, seed=options.seed, progress=sys.stderr.isatty()
+            ),
+            again=options.again,
+            fusion=options.find_fusion,
+            isolated=options.isolated,
+        )
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"predictors.profile: {error}", file=sys.stderr)
         return 2
-    print(_summary(device, folder))
+    except KeyboardInterrupt:
+        print("predictors.profile: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(_summary(profile))
     return 0
 
 
 # ------------------------------------------------------------------------------------------------------------ private
 
 
-def _graphs_of(space_name: str, resolution: int | None, num_networks: int) -> list[Graph]:
-    """Random networks of a search space. Spaces stand on this floor, so only this command reaches up, by name."""
-    space = resolve_name("search_spaces:load_space")(space_name).deployed(resolution=resolution)
-    rng = np.random.default_rng(0)
-    return [space.graph(space.sample(rng)) for _ in range(num_networks)]
-
-
-def _summary(device: Device, folder: Path) -> str:
-    num_kernels = sum(len(LookupTable.read(path).entries) for path in device.tables)
-    levels = ", ".join(f"{level.bandwidth.value / 1e9:.3g} GB/s ({level.name})" for level in device.memory)
-    return (
-        f"{device.description}: {device.peak_flops() / 1e9:.3g} GFLOP/s in {device.dtype}; {levels}; "
-        f"{device.launch_s * 1e6:.3g} us a kernel\n"
-        f"wrote {folder / f'{device.name}.yaml'}\n"
-        f"and   {device.tables[0]} with {num_kernels} measured kernels"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m predictors.profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--device", default=HOST, help="name that the device gets (default: host)")
+    parser.add_argument("--runtime", default="torch_eager", choices=RUNTIMES, help="default: torch_eager")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--space", help="kernels of a search space, a name in configs/space or a YAML file")
+    what.add_argument("--model", help="kernels of a model: a torch.export file (*.pt2), or package.module:callable")
+    what.add_argument("--kernels", type=Path, help="a text file with one kernel a line, each measured by itself")
+    parser.add_argument("--input", default="1,3,224,224", help="shape that a callable --model takes")
+    parser.add_argument("--resolution", type=int, help="of the space's largest input; default: that of the space")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the space's kernels, the most telling first")
+    parser.add_argument("--check", type=int, default=_SPACE_NETWORKS_CHECKED, help="networks to check the table on")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processor", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--budget", type=float, default=1500.0, help="seconds for the table (default: 1500)")
+    parser.add_argument("--precision", type=float, default=0.01, help="relative standard error of a network's time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="measure everything anew and say what has changed")
+    parser.add_argument("--find-fusion", action="store_true", help="find out by measuring what the runtime fuses")
+    parser.add_argument("--isolated", action="store_true", help="measure kernels by themselves as well, to compare")
+    parser.add_argument("--out", type=Path, help="folder to write into; default: that of your devices")
+    return parser
 
 
-def _header(threads: int) -> TableHeader:
+def _plan(options: argparse.Namespace) -> MakePlan | None:
+    if options.space:
+        # Spaces stand on this floor, so only this command reaches up, by name.
+        space = resolve_name("search_spaces:load_space")(options.space).deployed(resolution=options.resolution)
+
+        def draw(rng: np.random.Generator) -> Graph:
+            graph: Graph = space.graph(space.sample(rng))
+            return graph
+
+        return space_plan(draw, fraction=options.fraction, num_check=options.check, seed=options.seed)
+    if options.model:
+        return graphs_plan([_model_graph(options.model, options.input)])
+    return kernels_plan(options.kernels) if options.kernels else None
+
+
+def _model_graph(model: str, shape: str) -> Graph:
+    from predictors.tracing import trace
+
+    if model.endswith(".pt2"):
+        program = torch.export.load(model)
+        if program.example_inputs is None:
+            raise ValueError(f"{model}: was saved without example inputs, so there is nothing to trace it on")
+        return trace(program.module(), program.example_inputs[0])
+    try:
+        module = resolve_name(model)()
+        sizes = tuple(int(size) for size in shape.split(","))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--model {model!r} --input {shape!r}: no callable that makes a module: {error}") from None
+    return trace(module.eval(), torch.zeros(sizes))
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f"a device's name has letters, digits, _ and -, found {name!r}")
+    if name != HOST and (shipped("hw") / f"{name}.yaml").is_file():
+        raise ValueError(f"device {name!r} is shipped with ridgeline; give yours another name")
+
+
+def _header(name: str, backend: Backend) -> TableHeader:
     return TableHeader(
-        device=NAME,
-        runtime=RUNTIME,
-        runtime_version=torch.__version__,
-        dtype=DTYPE,
-        threads=threads,
+        device=name,
+        runtime=backend.name,
+        runtime_version=backend.version,
+        dtype=backend.dtype,
+        threads=backend.threads,
         date=date.today().isoformat(),
         reference_kernel=REFERENCE_KERNEL,
+        options=backend.options,
     )
 
 
-def _source(threads: int) -> str:
-    counted = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"measured {date.today().isoformat()}, {_cpu_model()}, torch {torch.__version__}, {counted}"
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _put_aside(path: Path) -> Path | None:
+    """Keep an old table under the time at which a new one takes its place."""
+    if not path.exists():
+        return None
+    kept = path.with_name(f"{path.stem}-until-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}.jsonl")
+    path.rename(kept)
+    return kept
 
 
 @contextmanager
-def _computing_with(threads: int) -> Iterator[None]:
+def _threads_restored() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _quantity(value: float, unit: str, source: str) -> dict[str, Any]:
-    return {"value": _rounded(value), "unit": unit, "source": source}
+def _reference_s(before: Mapping[str, Any]) -> float:
+    return float(before["reference"]["value"]) * 1e-6 if "reference" in before else inf
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _peaks(clock: Clock, source: str, bar: tqdm) -> dict[str, Any]:
-    """The device's mapping as far as it is known without a table."""
-    bar.set_description("arithmetic peak")
-    flops, size = gemm_peak(clock)
-    bar.update()
-    bar.set_description("bandwidths")
-    bandwidths = copy_bandwidths(clock)
-    bar.update()
-    bar.set_description("launch cost")
-    launch_s = launch_cost_s(clock)
-    bar.update()
-    memory = []
-    for level in memory_levels(WORKING_SETS_BYTES, bandwidths):
-        entry: dict[str, Any] = {"name": "dram"}
-        if level.capacity_bytes is not None:
-            entry = {
-                "name": f"cache of {level.capacity_bytes // 1024} KiB",
-                "capacity": _quantity(level.capacity_bytes / 1024, "KiB", f"{source}; bandwidth falls beyond it"),
-            }
-        memory.append({**entry, "bandwidth": _quantity(level.bytes_per_s / 1e9, "GB/s", f"{source}; torch copy_")})
+def _machine(name: str, backend: Backend, clock: Clock, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine's own numbers; peaks in other dtypes that were measured before stay."""
+    numbers = machine_numbers(backend, clock)
     return {
-        "name": NAME,
-        "description": _cpu_model(),
-        "runtime": RUNTIME,
-        "dtype": DTYPE,
-        "peak": {DTYPE: _quantity(flops / 1e9, "GFLOP/s", f"{source}; product of {size}x{size} matrices")},
-        "memory": memory,
-        "launch": _quantity(launch_s * 1e6, "us", f"{source}; chain of relu on 8 elements"),
+        "name": name,
+        "description": processor_name() if clock.processor == "cpu" else torch.cuda.get_device_name(),
+        "runtime": backend.name,
+        "dtype": backend.dtype,
+        "peak": {**before.get("peak", {}), **numbers.peak},
+        "memory": numbers.memory,
     }
 
 
-def _carriers(graphs: Iterable[Graph], known: Collection[Kernel]) -> list[_Carrier]:
-    """Graphs that hold kernels which neither the table nor an earlier graph has, with the kernel of each node."""
-    runtime = load_runtime(RUNTIME)
-    seen = set(known)
-    found: list[_Carrier] = []
-    for graph in graphs:
-        kernels = {node.nodes[0]: node.kernel for node in fuse(graph, runtime, DTYPE)}
-        if not seen.issuperset(kernels.values()):
-            found.append((graph, kernels))
-            seen.update(kernels.values())
-    return found
+def _with_section(
+    mapping: Mapping[str, Any], before: Mapping[str, Any], runtime: str, section: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The device file with this runtime's numbers beside those of the runtimes that were measured before."""
+    return {**mapping, "runtimes": {**before.get("runtimes", {}), runtime: dict(section)}}
 
 
-def _fill_table(
-    path: Path, carriers: Sequence[_Carrier], clock: Clock, rng: np.random.Generator, budget_s: float, bar: tqdm
-) -> None:
-    """Measure a few networks at a time until all are done or the budget is spent, and say what was left out."""
-    bar.set_description("kernels")
-    end_s = time.monotonic() + budget_s
-    known = set(LookupTable.read(path).entries)
-    refused: list[str] = []
-    for start in range(0, len(carriers), _BATCH):
-        if start and time.monotonic() > end_s:
-            warnings.warn(f"the budget of {budget_s:g} s left {len(carriers) - start} networks out", stacklevel=3)
-            break
-        networks = []
-        for graph, kernels in carriers[start : start + _BATCH]:
-            try:
-                networks.append((TorchNetwork(graph), kernels))
-            except NoTorchKernelError as error:
-                refused.append(str(error))
-        for kernel, measurement in measure_kernels(networks, clock, rng).items():
-            if kernel not in known:
-                append_measurement(path, kernel, measurement)
-                known.add(kernel)
-        bar.update(len(carriers[start : start + _BATCH]))
-    if not known:
-        raise ValueError(f"no network can be run in PyTorch: {refused[0]}")
-    if refused:
-        warnings.warn(f"{len(refused)} networks cannot be run in PyTorch and were left out: {refused[0]}", stacklevel=3)
+def _found_fusion(backend: Backend, clock: Clock, settings: Settings) -> FoundFusion:
+    quick = replace(settings, budget_s=min(settings.budget_s, 60.0), progress=False)
+    return find_fusion(lambda graphs: whole_network_seconds(graphs, backend, clock, quick), backend.dtype)
 
 
-def _class_efficiencies(device: Device) -> dict[str, dict[str, Any]]:
-    """For kernels of a class that are far from all measured ones; the spread is that of kernels left out of the fit."""
-    source = f"{device.launch.source if device.launch else ''}; fitted to {device.tables[0].name}"
-    found = [
-        Observation(kernel=kernel, cost=kernel_cost(kernel), latency_s=entry.latency_p50_s, network=str(index % _FOLDS))
-        for index, (kernel, entry) in enumerate(LookupTable.read(device.tables[0]).entries.items())
+def _checks(
+    graphs: Sequence[Graph], device: Device, bench: Bench, settings: Settings, *, isolated: bool
+) -> tuple[Check, ...]:
+    predictor = LatencyPredictor(device, dtype=bench.backend.dtype)
+    predictions = [predictor.predict(graph) for graph in graphs]
+    measured = whole_network_seconds(graphs, bench.backend, bench.clock, settings) if graphs else []
+    sums: list[float | None] = [None] * len(graphs)
+    if isolated:
+        needed = {node.kernel for prediction in predictions for node in prediction.kernel_nodes}
+        alone = isolated_seconds(needed, bench, settings)
+        sums = [_sum_of(alone, prediction) for prediction in predictions]
+    return tuple(
+        Check(measured_s=seconds, prediction=prediction, isolated_s=alone_s)
+        for seconds, prediction, alone_s in zip(measured, predictions, sums)
+    )
+
+
+def _sum_of(seconds: Mapping[Kernel, float], prediction: Prediction) -> float | None:
+    kernels = [node.kernel for node in prediction.kernel_nodes]
+    return sum(seconds[kernel] for kernel in kernels) if all(kernel in seconds for kernel in kernels) else None
+
+
+def _kernel_changes(old: LookupTable, new: LookupTable) -> list[str]:
+    """How far the kernels of two tables lie apart."""
+    ratios = {
+        kernel: new.entries[kernel].latency_p50_s / entry.latency_p50_s
+        for kernel, entry in old.entries.items()
+        if kernel in new.entries
+    }
+    if not ratios:
+        return ["the old table and the new one have no kernel in common"]
+    far = sorted(ratios, key=lambda kernel: abs(np.log(ratios[kernel])), reverse=True)[:3]
+    return [
+        f"{len(ratios)} kernels were measured before: median difference "
+        f"{median(abs(ratio - 1.0) for ratio in ratios.values()):.1%}, as a whole {median(ratios.values()) - 1.0:+.1%}",
+        *(f"  {ratios[kernel] - 1.0:+.0%}: {kernel.text}" for kernel in far),
     ]
-    classes = with_spread(fit(found, device, source), leave_one_network_out(found, class_model(device)))
-    return {
-        name: {
-            **{
-                key: _rounded(getattr(each, key))
-                for key in ("compute", "read", "write", "fixed_s", "spread")
-                if getattr(each, key) > 0.0
-            },
-            "num_kernels": each.num_kernels,
-            "source": each.source,
-        }
-        for name, each in classes.items()
-    }
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_checks(path: Path, checks: Sequence[Check]) -> None:
+    if not checks:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["macs", "num_kernels", "measured_ms", "predicted_ms", "std_ms", "coverage", "isolated_sum_ms"])
+    for check in checks:
+        prediction = check.prediction
+        writer.writerow([
+            prediction.macs, len(prediction.kernel_nodes), f"{check.measured_s * 1e3:.5g}",
+            f"{prediction.latency_s * 1e3:.5g}", f"{prediction.std_s * 1e3:.3g}", f"{prediction.coverage:.3f}",
+            "" if check.isolated_s is None else f"{check.isolated_s * 1e3:.5g}",
+        ])  # fmt: skip
+    write_whole(path, text.getvalue())
+
+
+def _summary(profile: Profile) -> str:
+    device = profile.device
+    table = LookupTable.read(profile.table)
+    levels = ", ".join(f"{level.bandwidth.value / 1e9:.3g} GB/s ({level.name})" for level in device.memory)
+    lines = [
+        f"{device.description}, {device.runtime}: {device.peak_flops(table.header.dtype) / 1e9:.4g} GFLOP/s in "
+        f"{table.header.dtype}; {levels}; {device.launch_s * 1e6:.3g} us a kernel",
+        f"{len(table.entries)} kernels measured, {len(table.failures)} failed; "
+        f"{profile.filled.num_repeated} visits were taken again",
+        *(f"  failed: {reason}" for reason in sorted(set(table.failures.values()))[:5]),
+        *(f"  run as one, although the rules say apart: {each}" for each in profile.filled.not_told_apart[:5]),
+        *_check_lines(profile.checks),
+        *([f"changed since the last profile: {len(profile.changes)}"] if profile.changes else []),
+        *(f"  {each}" for each in profile.changes),
+        *profile.notes,
+        f"wrote {profile.path}",
+        f"and   {profile.table}",
+        f"      {profile.table.with_suffix('.png')}",
+    ]
+    return "\n".join(lines)
+
+
+def _check_lines(checks: Sequence[Check]) -> list[str]:
+    if not checks:
+        return []
+    errors = [abs(check.error) for check in checks]
+    share = median(check.prediction.coverage for check in checks)
+    lines = [
+        f"{len(checks)} whole networks that were not profiled: error {np.mean(errors):.1%} in the mean, worst "
+        f"{max(errors):.1%}; {share:.0%} of their time is measured, the rest is interpolated"
+    ]
+    alone = [check.isolated_s / check.measured_s - 1.0 for check in checks if check.isolated_s is not None]
+    if alone:
+        lines.append(f"  the sum of their kernels measured by themselves: {np.mean(alone):+.0%} in the mean")
+    return lines
 
 
 if __name__ == "__main__":

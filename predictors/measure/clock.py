@@ -1,92 +1,120 @@
 """Times that repeat on a machine that others use too.
 
-A shared machine drifts: its cores change their speed, neighbours fill the caches. So a small matrix product, the
-reference, runs before and after every sample; a sample counts in units of it; every network is visited several times,
-in random order; and on one thread the thread's own CPU time is read, which stands still while others run.
+A shared machine drifts: its cores change their speed, neighbours fill the caches. So a reference runs before and after
+every sample, and a sample counts in units of it. The reference is a block of a network, since it has to suffer from
+neighbours as networks do: with it a network's median moved by 1.6 % between passes on a busy machine, with a matrix
+product by 2.7 to 5.6 %, with nothing by 11 % (docs/decisions.md, 2026-11-25).
+On one thread CPU time is read, which stands still while others run; it is the process's, since some runtimes compute on
+a thread of their own.
 """
 
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
-from predictors.fusion import Kernel
-from predictors.lookup_table import Measurement
-from predictors.measure.torch_network import TorchNetwork
+from torch import Tensor, nn
 
 Run = Callable[[], object]
-_Sample = TypeVar("_Sample")
 
-REFERENCE_SIZE = 128
-REFERENCE_KERNEL = f"matmul(left=({REFERENCE_SIZE}, {REFERENCE_SIZE}), right=({REFERENCE_SIZE}, {REFERENCE_SIZE}))"
+REFERENCE_KERNEL = "inverted residual block in PyTorch, 64 channels, 256 hidden, depthwise 3x3, hardswish, 14x14"
 
-_VISITS = 4
-_RUNS = 5
 _SAMPLE_S = 1e-3
-_REFERENCE_RUNS = 4
+_WARM_UP_RUNS = 20
 _BEST_QUANTILE = 0.05
 _LEAST_S = 1e-9
+_FLUSHED_BYTES = 256 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-class Clock:
-    """Reads times in seconds as they would be while the reference runs at its best.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run.
 
-    Args:
-        threads: of the measured kernels; above one, wall time is read, since CPU time would count all of them.
+    Attributes:
+        seconds: as the clock reads them.
+        wall_s: seconds on the wall; much more than `seconds` where others had the processor.
+        reference_s: seconds of the reference, the mean of those before and after.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self._now = time.thread_time if threads == 1 else time.perf_counter
-        left = torch.rand(REFERENCE_SIZE, REFERENCE_SIZE)
-        right, product = torch.rand_like(left), torch.empty_like(left)
-        self._reference: Run = lambda: torch.mm(left, right, out=product)
+    seconds: float
+    wall_s: float
+    reference_s: float
+
+
+class Clock:
+    """Reads times in seconds, and those of the reference beside them.
+
+    On a GPU every run is waited for, and a buffer larger than its cache is written before it.
+
+    Args:
+        threads: of what is measured; above one, wall time is read, since CPU time would count all of them.
+        processor: 'cpu' or 'cuda'.
+        best_reference_s: what an earlier session on this machine found; a session that is never as fast counts in it.
+    """
+
+    def __init__(self, threads: int = 1, processor: str = "cpu", best_reference_s: float = inf) -> None:
+        self.threads = threads
+        self.processor = processor
+        self.now = time.process_time if threads == 1 and processor == "cpu" else time.perf_counter
+        self._reference = _reference(processor)
+        self._flushed = torch.empty(_FLUSHED_BYTES, dtype=torch.uint8, device=processor) if self._on_gpu else None
+        self._best_reference_s = best_reference_s
         self._reference_times: list[float] = []
-        for _ in range(20):
+        for _ in range(_WARM_UP_RUNS):
             self._read_reference()
-        self._read_s = self._time_s(self._now, 1000)
+        self._reference_times.clear()
+        self._read_reference()
+        self._read_s = self._time_s(self.now, 1000)
 
     @property
     def reference_s(self) -> float:
-        """Seconds of the reference at its best: a low quantile of all its times so far."""
-        return float(np.quantile(self._reference_times, _BEST_QUANTILE))
+        """Seconds of the reference at its best: a low quantile of all its times so far, or what was found earlier."""
+        return min(self._best_reference_s, float(np.quantile(self._reference_times, _BEST_QUANTILE)))
+
+    @property
+    def drift(self) -> float:
+        """How much slower than its best the reference was in the mean, e.g. 0.1 for a tenth."""
+        return float(np.mean(self._reference_times)) / self.reference_s - 1.0
+
+    def sample(self, run: Run) -> Sample:
+        """Run once between two references."""
+        before_s = self._read_reference()
+        if self._flushed is not None:
+            self._flushed.zero_()
+            torch.cuda.synchronize()
+        begin_wall, begin = time.perf_counter(), self.now()
+        run()
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        end, end_wall = self.now(), time.perf_counter()
+        seconds = max(end - begin - self._read_s, _LEAST_S)
+        return Sample(seconds, end_wall - begin_wall, 0.5 * (before_s + self._read_reference()))
 
     def best_s(self, run: Run, visits: int = 3) -> float:
-        """Seconds of one run, the least of a few visits: for peaks."""
+        """Seconds of one run, the least of a few visits: for peaks, which nothing can make look too good."""
         run()
         num_runs = max(1, int(_SAMPLE_S / max(self._time_s(run, 1), 1e-9)))
-        samples = [self._between_references(lambda: self._time_s(run, num_runs)) for _ in range(visits)]
-        return min(seconds / reference_s for seconds, reference_s in samples) * self.reference_s
+        return min(self._time_s(run, num_runs) for _ in range(visits))
 
-    def visit(self, network: TorchNetwork) -> NDArray[np.float64]:
-        """Run a network a few times after a warm-up; the median time of each node, in units of the reference."""
-        network.run(self._now)
-        ratios = []
-        for _ in range(_RUNS):
-            times, reference_s = self._between_references(lambda: network.run(self._now))
-            ratios.append(np.maximum(np.diff(times) - self._read_s, _LEAST_S) / reference_s)
-        ratio_N: NDArray[np.float64] = np.median(ratios, axis=0)
-        return ratio_N
-
-    def _between_references(self, sample: Callable[[], _Sample]) -> tuple[_Sample, float]:
-        before_s = self._read_reference()
-        found = sample()
-        return found, 0.5 * (before_s + self._read_reference())
+    @property
+    def _on_gpu(self) -> bool:
+        return self.processor == "cuda"
 
     def _time_s(self, run: Run, num_runs: int) -> float:
-        begin = self._now()
+        begin = self.now()
         for _ in range(num_runs):
             run()
-        return (self._now() - begin) / num_runs
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return (self.now() - begin) / num_runs
 
     def _read_reference(self) -> float:
-        seconds = self._time_s(self._reference, _REFERENCE_RUNS)
+        seconds = self._time_s(self._reference, 1)
         self._reference_times.append(seconds)
         return seconds
 
@@ -102,36 +130,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
 
 
-def measure_kernels(
-    networks: Sequence[tuple[TorchNetwork, Mapping[int, Kernel]]], clock: Clock, rng: np.random.Generator
-) -> dict[Kernel, Measurement]:
-    """Median time of each kernel in its place in the networks, from separate visits in random order.
+# ------------------------------------------------------------------------------------------------------------ private
 
-    Why in place: in a loop by itself a kernel finds its weights, its code and the memory that it writes in the nearest
-    cache. Sums of such times were 45 % below whole networks.
 
-    The spread is the standard deviation between visits and places over the root of their number. A few can agree by
-    chance, so a kernel's deviation counts as at least the median of all kernels that are measured with it.
+def _reference(processor: str) -> Run:
+    expand = nn.Conv2d(64, 256, 1)
+    depthwise = nn.Conv2d(256, 256, 3, padding=1, groups=256)
+    block = nn.Sequential(expand, nn.Hardswish(), depthwise, nn.Hardswish(), nn.Conv2d(256, 64, 1))
+    block = block.eval().to(processor)
+    x_BCHW = torch.rand(1, 64, 14, 14, device=processor)
 
-    Args:
-        networks: with the kernel of each node; nodes without one, such as views, run unmeasured.
-    """
-    if not networks:
-        return {}
-    found: dict[Kernel, list[float]] = {}
-    for _ in range(_VISITS):
-        for index in rng.permutation(len(networks)):
-            network, kernels = networks[index]
-            for node, ratio in zip(network.nodes, clock.visit(network)):
-                if node in kernels:
-                    found.setdefault(kernels[node], []).append(ratio)
-    reference_s = clock.reference_s
-    typical = float(np.median([np.std(ratios, ddof=1) / np.median(ratios) for ratios in found.values()]))
-    return {
-        kernel: Measurement(
-            latency_p50_s=float(np.median(ratios)) * reference_s,
-            spread=max(float(np.std(ratios, ddof=1) / np.median(ratios)), typical) / sqrt(len(ratios)),
-            num_runs=_RUNS * len(ratios),
-        )
-        for kernel, ratios in found.items()
-    }
+    @torch.inference_mode()
+    def run() -> Tensor:
+        y_BCHW: Tensor = x_BCHW + block(x_BCHW)
+        return y_BCHW
+
+    return run

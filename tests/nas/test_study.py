@@ -25,7 +25,7 @@ def quantity(value: float, unit: str) -> dict[str, object]:
 
 
 BOARD = {
-    "name": "board", "description": "a board", "runtime": "tflite_xnnpack", "dtype": "float32",
+    "name": "board", "description": "a board", "runtime": "litert", "dtype": "float32",
     "peak": {"float32": quantity(10, "GFLOP/s")},
     "memory": [{"name": "dram", "bandwidth": quantity(2, "GB/s")}],
 }  # fmt: skip

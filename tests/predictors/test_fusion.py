@@ -174,8 +174,11 @@ def test_every_kernel_runs_after_the_kernels_that_it_reads(graph, runtime):
 
 @pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.name)
 def test_every_shipped_runtime_names_only_operators_that_exist(runtime):
-    activations = {"relu", "relu6", "sigmoid", "tanh", "leaky_relu", "hardsigmoid"}
-    known = {*OPERATORS, *activations, "batch_norm", "add", "mul", "sub"}
+    activations = {
+        "relu", "relu6", "sigmoid", "tanh", "leaky_relu", "hardsigmoid", "hardtanh", "mish", "hardswish", "silu",
+        "gelu", "elu", "softplus", "exp",
+    }  # fmt: skip
+    known = {*OPERATORS, *activations, "batch_norm", "layer_norm", "add", "mul", "sub", "div"}
     for rule in runtime.rules:
         assert rule.anchors <= known
         for slot in rule.slots:

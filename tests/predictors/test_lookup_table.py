@@ -92,7 +92,7 @@ def test_a_torn_header_is_written_anew(path, length):
         ({"latency_p50_s": float("inf")}, "latency_p50_s must be positive"),
         ({"latency_p50_s": float("nan")}, "latency_p50_s must be positive"),
         ({"spread": -0.1}, "spread at least 0"),
-        ({"num_runs": 0}, "num_runs at least 1"),
+        ({"num_runs": 0}, "num_runs and num_visits at least 1"),
         ({"num_runs": 1.5}, "num_runs: expected int, found 1.5"),
         ({"kernel": "teleport(shape=(1, 2))"}, "unknown operator 'teleport'"),
         ({"kernel": "__import__('os').system('true')"}, "is no operator"),

@@ -1,10 +1,6 @@
-"""Operators, and graphs of them, as something that PyTorch eager runs.
-
-Kernels are called as modules, since networks call them so: the call is part of what a kernel costs.
-"""
+"""Operators as PyTorch layers, called as modules, since networks call them so: the call is part of the cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from predictors.graph import Graph
+from predictors.measure.backend import NoKernelError
+from predictors.measure.values import given_value, input_indices, weights_of
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -22,7 +20,6 @@ from predictors.operators import (
     Conv2d,
     ConvTranspose2d,
     Elementwise,
-    Input,
     Linear,
     MatMul,
     Normalization,
@@ -37,71 +34,52 @@ from predictors.operators import (
 Layer = Callable[..., Tensor]
 
 
-class NoTorchKernelError(ValueError):
-    """An operator that cannot be run in PyTorch from its record alone; it stays unmeasured."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One node: what it calls, which values it reads and writes, and which nobody reads after it."""
-
-    layer: Layer
-    sources: tuple[int, ...]
-    target: int
-    dead: tuple[int, ...]
-
-
-class TorchNetwork:
-    """A graph that PyTorch eager runs in float32 and torch's default memory format, on random weights and inputs.
-
-    As in a module's forward, tensors are freed once the last node that reads them has run: memory that is written
-    anew, and caches that other nodes have filled, are part of what a kernel costs.
+def build_layer(operator: Operator, seed: int = 0) -> Layer:
+    """A callable from the operator's inputs to its output, with the weights of `values.weights_of`.
 
     Raises:
-        NoTorchKernelError: an operator of the graph cannot be built.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        last_use = {source: index for index, node in enumerate(graph.nodes) for source in node.inputs}
-        self._steps: list[_Step] = []
-        self._given: list[Tensor | None] = [None] * len(graph.nodes)
-        for index, node in enumerate(graph.nodes):
-            if isinstance(node.operator, Input | Constant):
-                self._given[index] = torch.rand(node.operator.output_shape) - 0.5
-                continue
-            dead = {source for source in node.inputs if last_use[source] == index} - set(graph.outputs)
-            if index not in last_use and index not in graph.outputs:
-                dead.add(index)
-            self._steps.append(_Step(build_layer(node.operator), node.inputs, index, tuple(dead)))
-
-    @property
-    def nodes(self) -> tuple[int, ...]:
-        """Indices of the graph's nodes that run, in order."""
-        return tuple(step.target for step in self._steps)
-
-    def run(self, now: Callable[[], float]) -> list[float]:
-        """Run once; the time before the first node and after each, as `now` reads it."""
-        values: list[Any] = list(self._given)
-        times = [now()]
-        for step in self._steps:
-            values[step.target] = step.layer(*[values[source] for source in step.sources])
-            for index in step.dead:
-                values[index] = None
-            times.append(now())
-        return times
-
-
-def build_layer(operator: Operator) -> Layer:
-    """A callable from the operator's inputs to its output.
-
-    Raises:
-        NoTorchKernelError: it cannot be built.
+        NoKernelError: it cannot be built.
     """
     builder = _BUILDERS.get(type(operator))
     layer = builder(operator) if builder else None
     if layer is None:
-        raise NoTorchKernelError(f"{operator.text} has no PyTorch kernel here, so it cannot be measured")
-    return layer.eval() if isinstance(layer, nn.Module) else layer
+        raise NoKernelError(f"{operator.text} has no PyTorch kernel here, so it cannot be measured")
+    if not isinstance(layer, nn.Module):
+        return layer
+    if weights := weights_of(operator, seed):
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        layer.load_state_dict(tensors, strict=False)
+    return layer.eval()
+
+
+class GraphModule(nn.Module):
+    """A graph as one module, for runtimes that take a module: its inputs in order to its outputs in order.
+
+    Raises:
+        NoKernelError: an operator of the graph cannot be built.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = graph
+        self._inputs = input_indices(graph)
+        self._layers: dict[int, Layer] = {}
+        for index, node in enumerate(graph.nodes):
+            if isinstance(node.operator, Constant):
+                self.register_buffer(f"constant{index}", torch.from_numpy(given_value(graph, index)))
+            elif index not in self._inputs:
+                layer = self._layers[index] = build_layer(node.operator, index)
+                if isinstance(layer, nn.Module):
+                    self.add_module(f"node{index}", layer)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        values: dict[int, Tensor] = dict(zip(self._inputs, inputs))
+        for index, node in enumerate(self._graph.nodes):
+            if isinstance(node.operator, Constant):
+                values[index] = getattr(self, f"constant{index}")
+            elif index not in values:
+                values[index] = self._layers[index](*[values[source] for source in node.inputs])
+        return tuple(values[index] for index in self._graph.outputs)
 
 
 # ------------------------------------------------------------------------------------------------------------ private

@@ -1,17 +1,15 @@
-import time
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from predictors import GraphBuilder, fuse, load_runtime
-from predictors.fusion import make_kernel
-from predictors.graph import Graph, Node
-from predictors.measure.clock import Clock, measure_kernels
+from predictors.graph import Graph
+from predictors.measure.backend import NoKernelError, open_backend
 from predictors.measure.ladder import ladder
-from predictors.measure.peaks import copy_bandwidths, gemm_peak, launch_cost_s, memory_levels
-from predictors.measure.torch_network import NoTorchKernelError, TorchNetwork, build_layer
+from predictors.measure.runtimes.torch_eager import TorchEager
+from predictors.measure.torch_layers import GraphModule, build_layer
+from predictors.measure.values import given_value, input_indices, weights_of
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -85,7 +83,7 @@ def test_a_layer_writes_the_shape_and_holds_the_parameters_that_its_operator_say
 
 @pytest.mark.parametrize("operator", NOT_BUILDABLE, ids=lambda operator: operator.text[:40])
 def test_an_operator_that_its_record_does_not_determine_is_refused_by_name(operator):
-    with pytest.raises(NoTorchKernelError) as caught:
+    with pytest.raises(NoKernelError) as caught:
         build_layer(operator)
     assert operator.text in str(caught.value)
 
@@ -98,101 +96,42 @@ def block() -> Graph:
     return builder.graph(x, builder.linear(builder.flatten(y), 5))
 
 
-def ticks():
-    """A clock that moves on by 1 whenever it is read."""
-    now = 0.0
-
-    def read() -> float:
-        nonlocal now
-        now += 1.0
-        return now
-
-    return read
+def test_a_graph_as_a_module_gives_what_eager_gives_call_by_call() -> None:
+    graph = block()
+    module = GraphModule(graph).eval()
+    with torch.inference_mode():
+        found = module(*[torch.from_numpy(given_value(graph, index)) for index in input_indices(graph)])
+    for each, right in zip(found, open_backend("torch_eager").network(graph).outputs()):
+        assert np.array_equal(each.numpy(), right)
 
 
-def test_a_network_runs_all_nodes_but_its_inputs_and_reads_the_clock_between_them():
-    network = TorchNetwork(block())
-    assert network.nodes == (1, 2, 3, 4, 5, 6)
-    assert network.run(ticks()) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-
-
-def test_a_network_frees_what_no_node_reads_any_more():
-    network = TorchNetwork(block())
-    dead = [set(step.dead) for step in network._steps]
+def test_eager_frees_what_no_node_reads_any_more() -> None:
+    run = TorchEager().network(block())
+    dead = [set(call.dead) for call in run.calls]
     # conv2d (1) is an output; pool (2) dies after sigmoid (3), which dies after mul (4), which dies behind its view (5)
     assert dead == [{0}, set(), {2}, {3}, {4}, {5}]
 
 
-def test_a_network_with_an_operator_that_cannot_be_built_is_refused():
-    graph = block()
-    transpose = Copy(shape=(1, 5), to=(5, 1), method="transpose")
-    graph = Graph((*graph.nodes, Node(transpose, (6,))), (7,))
-    with pytest.raises(NoTorchKernelError, match="copy"):
-        TorchNetwork(graph)
+def test_layers_of_one_shape_do_not_share_weights() -> None:
+    conv = Conv2d(in_channels=6, out_channels=4, height=9, width=10, kernel=(3, 3), bias=True)
+    first, second = weights_of(conv, seed=1), weights_of(conv, seed=2)
+    assert set(first) == {"weight", "bias"}
+    assert not np.array_equal(first["weight"], second["weight"])
+    assert np.array_equal(first["weight"], weights_of(conv, seed=1)["weight"])
 
 
-class Sleeper:
-    """Stands for a network: burns CPU time for given seconds at each node."""
-
-    def __init__(self, *seconds: float) -> None:
-        self.seconds = seconds
-        self.nodes = tuple(range(len(seconds)))
-
-    def run(self, now):
-        times = [now()]
-        for seconds in self.seconds:
-            end = now() + seconds
-            while now() < end:
-                pass
-            times.append(now())
-        return times
+def test_values_neither_grow_nor_fade_with_depth() -> None:
+    builder = GraphBuilder()
+    x = builder.input((1, 16, 16, 16))
+    for _ in range(30):
+        x = builder.batch_norm(builder.conv2d(x, 16, kernel=3))
+    (output,) = open_backend("torch_eager").network(builder.graph(x)).outputs()
+    assert 1e-3 < output.std() < 1e3
 
 
-def kernel(features):
-    return make_kernel(Linear(shape=(1, 8), out_features=features), (), "float32")
-
-
-def test_each_kernel_gets_the_time_of_its_node():
-    """In units of the reference, which drifts on a busy machine: so the ratio of two kernels is what is tested."""
-    networks = [(Sleeper(2e-4, 6e-4), {0: kernel(1), 1: kernel(2)}), (Sleeper(6e-4, 1e-4), {0: kernel(2)})]
-    found = measure_kernels(networks, Clock(), np.random.default_rng(0))
-    assert set(found) == {kernel(1), kernel(2)}, "a node without a kernel is not measured"
-    assert found[kernel(2)].latency_p50_s / found[kernel(1)].latency_p50_s == pytest.approx(3.0, rel=0.5)
-    assert found[kernel(2)].num_runs == 2 * found[kernel(1)].num_runs, "it stands in two networks"
-    assert all(0.0 < each.spread < 1.0 for each in found.values())
-
-
-def test_on_one_thread_time_stands_still_while_the_thread_sleeps():
-    clock = Clock(threads=1)
-    assert clock.best_s(lambda: time.sleep(0.005)) < 0.001
-    assert Clock(threads=2).best_s(lambda: time.sleep(0.005)) > 0.001
-
-
-def test_levels_of_memory_are_the_plateaus_of_the_bandwidth():
-    sizes = [2**exponent for exponent in range(10, 18)]
-    levels = memory_levels(sizes, [100, 104, 97, 40, 44, 41, 10, 11])
-    assert [level.capacity_bytes for level in levels] == [2**12, 2**15, None]
-    assert [level.bytes_per_s for level in levels] == pytest.approx([100.3, 41.7, 10.5], rel=0.01)
-
-
-def test_levels_never_get_faster_with_size():
-    """A small copy that noise made slow is averaged with its neighbours rather than made a level."""
-    levels = memory_levels([1, 2, 4, 8, 16], [60, 100, 90, 20, 30])
-    speeds = [level.bytes_per_s for level in levels]
-    assert speeds == sorted(speeds, reverse=True)
-    assert levels[-1].capacity_bytes is None
-    assert len(memory_levels([1, 2, 4], [10, 20, 30])) == 1
-
-
-def test_peaks_are_those_of_a_computer():
-    clock = Clock()
-    flops, size = gemm_peak(clock)
-    assert 1e8 < flops < 1e14
-    assert size in (256, 512, 1024)
-    assert 0.0 < launch_cost_s(clock) < 1e-3
-    small, large = copy_bandwidths(clock, (2**18, 2**22))
-    assert 1e8 < small < 1e13
-    assert 1e8 < large < 1e13
+def test_only_inputs_and_constants_have_given_values() -> None:
+    with pytest.raises(ValueError, match=r"node 1 is no input or constant but conv2d\("):
+        given_value(block(), 1)
 
 
 def test_the_ladder_holds_the_usual_kernels_and_every_one_can_be_run():
