@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from math import inf
 from pathlib import Path
@@ -41,10 +41,11 @@ from predictors.measure.device_file import (
     quantity,
     write_whole,
 )
-from predictors.measure.find_fusion import FoundFusion, compare_rules, find_fusion
+from predictors.measure.find_fusion import FoundFusion, compare_rules, compare_with_steps, find_fusion
 from predictors.measure.isolated import Bench
 from predictors.measure.ladder import ladder
 from predictors.measure.machine import launch_s, machine_numbers
+from predictors.measure.peaks import queueing
 from predictors.measure.picture import draw_roofline
 from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, space_plan
 from predictors.measure.session import (
@@ -52,6 +53,7 @@ from predictors.measure.session import (
     Settings,
     fill_table,
     isolated_seconds,
+    repeated_seconds,
     whole_network_seconds,
 )
 from predictors.paths import home, shipped
@@ -128,8 +130,8 @@ def profile_machine(
         OSError: the folder cannot be written.
     """
     settings = settings or Settings()
-    _check_name(name)
     folder = Path(folder) if folder is not None else home() / "hw"
+    _check_name(name, folder)
     path, table_path = folder / f"{name}.yaml", folder / f"{name}-{runtime}-{dtype}.jsonl"
     before = read_yaml(path) if path.is_file() else {}
     notes: list[str] = []
@@ -142,11 +144,17 @@ def profile_machine(
         clock = Clock(threads, processor, _reference_s(before))
         source = measured_source(f"{runtime} {backend.version}", threads)
         mapping = _machine(name, backend, clock, before)
+        if processor == "cuda":
+            queue = queueing()
+            notes.append(
+                f"the host issues a kernel every {queue.host_s * 1e6:.3g} us, the GPU starts one every "
+                f"{queue.device_s * 1e6:.3g} us: a network takes the greater of both"
+            )
         section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
         if fusion:
-            found = _found_fusion(backend, clock, settings)
+            found = find_fusion(repeated_seconds(backend, clock), dtype)
             section["fusion"] = found.rules
-            notes += compare_rules(found, load_runtime(runtime)) or ["the measured fusion rules are the runtime's own"]
+            notes += _fusion_notes(found, backend)
         elif "fusion" in (known := before.get("runtimes", {}).get(runtime, {})):
             section["fusion"] = known["fusion"]
         mapping = _with_section(mapping, before, runtime, section)
@@ -281,10 +289,12 @@ def _model_graph(model: str, shape: str) -> Graph:
     return trace(module.eval(), torch.zeros(sizes))
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, folder: Path) -> None:
+    """Only a checkout's own `configs/hw` takes a shipped device's name: there its table is renewed."""
     if not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"a device's name has letters, digits, _ and -, found {name!r}")
-    if name != HOST and (shipped("hw") / f"{name}.yaml").is_file():
+    is_shipped = name != HOST and (shipped("hw") / f"{name}.yaml").is_file()
+    if is_shipped and folder.resolve() != shipped("hw").resolve():
         raise ValueError(f"device {name!r} is shipped with ridgeline; give yours another name")
 
 
@@ -343,9 +353,16 @@ def _with_section(
     return {**mapping, "runtimes": {**before.get("runtimes", {}), runtime: dict(section)}}
 
 
-def _found_fusion(backend: Backend, clock: Clock, settings: Settings) -> FoundFusion:
-    quick = replace(settings, budget_s=min(settings.budget_s, 60.0), progress=False)
-    return find_fusion(lambda graphs: whole_network_seconds(graphs, backend, clock, quick), backend.dtype)
+def _fusion_notes(found: FoundFusion, backend: Backend) -> list[str]:
+    """Where the measured rules differ from the runtime's file, and from the graph that the runtime itself made."""
+    notes = [f"{len(found.pairs)} chains of operators were tried for fusion", *found.notes, *found.skipped]
+    notes += compare_rules(found, load_runtime(backend.name)) or ["the measured rules are those of the runtime's file"]
+    graph = ladder()[0]
+    if (profile := backend.profile(graph)) is not None:
+        profile.run()
+        steps, _ = profile.finish()
+        notes += compare_with_steps(found, graph, steps) or ["the measured rules are those of the runtime's own graph"]
+    return notes
 
 
 def _checks(

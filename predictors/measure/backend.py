@@ -109,7 +109,7 @@ _RUNTIMES: dict[str, _Entry] = {
     "openvino": _Entry("openvino.OpenVino", ("openvino", "onnx"), "openvino"),
     "litert": _Entry("litert.LiteRt", ("ai_edge_litert", "flatbuffers"), "ai-edge-litert"),
     "ncnn": _Entry("ncnn.Ncnn", ("ncnn",), "ncnn"),
-    "executorch": _Entry("executorch.ExecuTorch", ("executorch",), "executorch"),
+    "executorch": _Entry("executorch.ExecuTorch", ("executorch", "flatbuffers"), "executorch"),
     "tensorrt": _Entry("tensorrt.TensorRt", ("tensorrt", "onnx"), "tensorrt"),
 }
 

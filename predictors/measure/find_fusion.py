@@ -1,6 +1,7 @@
 """A runtime's fusion rules, found by measuring: two operators that take less in a chain than apart are one kernel.
 
-The test is that of nn-Meter (Zhang et al., MobiSys 2021, section 3.2): fused if T1 + T2 - T12 > 0.5 * min(T1, T2).
+The test is nn-Meter's (Zhang et al., MobiSys 2021; docs/builder/test_fusion_rules.md in github.com/microsoft/nn-Meter):
+fused if T1 + T2 - T12 > 0.5 * min(T1, T2).
 
 Every network pays once for its call and, where the runtime keeps tensors in blocks of channels, for changes of layout
 at its ends, so that T1 and T2 would pay twice for what T12 pays once. Therefore
@@ -11,7 +12,8 @@ at its ends, so that T1 and T2 would pay twice for what T12 pays once. Therefore
   half as long before a tail, a 1x1 convolution that nothing fuses with, the rest is layout, and subtracted is
   T(relu) + T(tail) - T(relu, tail): the call and both ends. A second input is another end.
 
-The test sees time, not structure: a follower that is fused and still costs its arithmetic, as a sigmoid can, is apart.
+The test sees time, not structure: a follower that is fused and still costs its arithmetic, as a sigmoid can, is apart;
+an addition that is fused still reads its second input and saves two thirds of itself at most.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +22,7 @@ from math import nan, prod, sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from predictors.fusion import Runtime, fuse, runtime_from_mapping
 from predictors.graph import Graph, GraphBuilder
@@ -48,9 +51,9 @@ _SURE_ERRORS = 2.0
 """Standard errors that a saving must be away from the threshold: one would misjudge several of a hundred chains."""
 
 _PRECISION = 0.25
-"""Standard error of a saving beyond which it cannot speak for fusion: it would tell 0 from 1 by chance."""
+"""Standard error of a saving beyond which it proves nothing: it would tell 0 from 1 by chance."""
 
-_MOST = 1.25
+_MOST = 1.15
 """Savings surely above it are none of fusion: a chain that takes less than its dearer part was measured wrongly."""
 
 _DEVIATIONS_PER_MAD = 1.4826  # of a normal distribution
@@ -68,8 +71,8 @@ class PairResult:
         both_s: seconds of the whole chain, without its stem.
         saving: (first_s + second_s - both_s) / min(first_s, second_s); nan where the smaller one cannot be measured.
         error: standard error of the saving.
-        fused: the saving is surely above 0.5, and one that fusion explains.
-        sure: the saving is further from 0.5 than its error explains, and where it is above, known well and possible.
+        fused: the saving is surely above 0.5.
+        sure: the saving is known well, further from 0.5 than its error explains, and not more than fusion can save.
         graph: the network of the whole chain; its output is the follower, whose first input is the chain.
     """
 
@@ -164,19 +167,23 @@ def find_fusion(
         variant: [name for name in names if tester.all_fuse([(case, (name,)) for case in of_variant])]
         for variant, of_variant in cases.items()
     }
-    grown = {variant: tester.best(cases[variant]) for variant in cases if direct[variant]}
-    tester.test((case, order) for variant, case in grown.items() for order in _orders(direct[variant]))
+    grown = {variant: cases[variant] for variant in cases if direct[variant]}
+    tester.test((case, order) for variant in grown for case in grown[variant] for order in _orders(direct[variant]))
     slots = {
         variant: _slots(
-            variant, direct[variant], {order for order in _orders(direct[variant]) if tester.fuses(case, order)}
+            variant,
+            direct[variant],
+            [order for order in _orders(direct[variant]) if tester.all_fuse([(case, order) for case in of_variant])],
         )
-        for variant, case in grown.items()
+        for variant, of_variant in grown.items()
     }
     for length in range(3, 1 + max((len(_longest(each)) for each in slots.values()), default=0)):
         tester.test(
-            (grown[variant], longest[:length])
+            (case, longest[:length])
             for variant, each in slots.items()
-            if len(longest := _longest(each)) >= length and tester.fuses(grown[variant], longest[: length - 1])
+            if len(longest := _longest(each)) >= length
+            for case in grown[variant]
+            if tester.all_fuse([(case, longest[: length - 1])])
         )
 
     rules = _merged({variant: slots.get(variant, []) for variant in cases})
@@ -288,46 +295,64 @@ class _Tester:
         self._shape = shape
         self._rounds = rounds
         self._max_rounds = max_rounds
-        self._seconds: dict[Graph, list[float]] = {}
+        self._seconds: dict[Graph, dict[int, float]] = {}  # by number of the round
+        self._num_rounds = 0
+        self._beside: dict[Shape, _Sum] = {}
+        self._scatter: dict[_Chain, float] = {}
         self._refused: dict[Graph, str] = {}
 
     def test(self, chains: Iterable[_Chain]) -> None:
         """Measure chains whose last operator is the follower; those that stay unsure more often."""
         waiting = [chain for chain in chains if chain not in self.pairs and chain not in self.skipped]
+        for shape in dict.fromkeys(_output_shape(self._chain(*chain)) for chain in waiting):
+            self._learn_layout(shape)
         rounds = self._rounds
-        self._take(waiting, rounds)
+        self._take(self._graphs(waiting), rounds)
         for chain in waiting:
             if refused := [self._refused[graph] for graph in self._graphs([chain]) if graph in self._refused]:
                 self.skipped[chain] = f"{_text(chain)}: {refused[0]}"
+            elif self._is_mostly_layout(chain):
+                self.skipped[chain] = (
+                    f"{_text(chain)}: changes of layout take most of the time, so that it tells nothing"
+                )
         waiting = [chain for chain in waiting if chain not in self.skipped]
         while waiting:
             self.pairs.update(self._judge(waiting))
             waiting = [chain for chain in waiting if not self.pairs[chain].sure] if rounds < self._max_rounds else []
             more = min(rounds, self._max_rounds - rounds)
-            self._take(waiting, more)
+            self._take(self._graphs(waiting), more)
             rounds += more
-
-    def fuses(self, case: _Case, followers: tuple[str, ...]) -> bool:
-        """The last follower joins the kernel of the others; False for what could not be run."""
-        pair = self.pairs.get((case, followers))
-        return pair is not None and pair.fused
 
     def all_fuse(self, chains: Sequence[_Chain]) -> bool:
         """All that are sure fuse, and one is sure."""
         verdicts = [self.pairs[chain].fused for chain in chains if chain in self.pairs and self.pairs[chain].sure]
         return bool(verdicts) and all(verdicts)
 
-    def best(self, cases: Sequence[_Case]) -> _Case:
-        """The case behind which most was found to fuse."""
-        return max(cases, key=lambda case: sum(pair.fused for (known, _), pair in self.pairs.items() if known == case))
+    def _learn_layout(self, shape: Shape) -> None:
+        """Find out what elementwise networks on tensors of a shape cost beside their operators."""
+        if shape in self._beside:
+            return
+        self._beside[shape] = _call()
+        ruler = _half_less_in_place(shape)
+        if len(shape) < 3:  # rows of features have no layout
+            return
+        self._take(list(ruler), self._max_rounds)
+        if self._refused.keys().isdisjoint(ruler) and np.median(self._value(ruler)) > 0.0:
+            self._beside[shape] = _call_and_ends(shape)
 
-    def _terms(self, chain: _Chain, beside: _Sum) -> tuple[_Sum, _Sum, _Sum]:
-        """T1, T2 and T12 as sums of networks, from what an elementwise network costs beside its operators."""
+    def _is_mostly_layout(self, chain: _Chain) -> bool:
+        """No stem stands for the changes of layout, and they cannot be subtracted from little more."""
+        case, _ = chain
+        return case.stem(GraphBuilder(), self._shape) == 0 and len(self._beside[_output_shape(self._chain(*chain))]) > 1
+
+    def _terms(self, chain: _Chain) -> tuple[_Sum, _Sum, _Sum]:
+        """T1, T2 and T12 as sums of networks."""
         case, followers = chain
         first, both = self._chain(case, followers[:-1]), self._chain(case, followers)
         shape = _output_shape(both)
         builder = GraphBuilder()
         stem = case.stem(builder, self._shape)
+        beside = self._beside[shape]
         before = {builder.graph(stem): 1.0} if stem > 0 else beside
         return (
             _without(first, before, beside),
@@ -345,20 +370,16 @@ class _Tester:
 
     def _graphs(self, chains: Iterable[_Chain]) -> list[Graph]:
         """All networks whose times the verdicts need."""
-        found: dict[Graph, float] = {}
-        for chain in chains:
-            for each in (*self._terms(chain, _call()), _half_less_in_place(_output_shape(self._chain(*chain)))):
-                found.update(each)
-        return list(found)
+        return list(dict.fromkeys(graph for chain in chains for each in self._terms(chain) for graph in each))
 
-    def _take(self, chains: Iterable[_Chain], rounds: int) -> None:
+    def _take(self, graphs: Sequence[Graph], rounds: int) -> None:
         """Measure networks some more times; new ones once before, which warms them up and finds what cannot be run."""
-        graphs = self._graphs(chains)
         self._try([graph for graph in graphs if graph not in self._seconds and graph not in self._refused])
         known = [graph for graph in graphs if graph in self._seconds]
         for _ in range(rounds if known else 0):
             for graph, seconds in zip(known, self._measure(known), strict=True):
-                self._seconds[graph].append(seconds)
+                self._seconds[graph][self._num_rounds] = seconds
+            self._num_rounds += 1
 
     def _try(self, graphs: list[Graph]) -> None:
         """Halve the networks until those are alone that cannot be run."""
@@ -374,46 +395,68 @@ class _Tester:
             self._try(graphs[:middle])
             self._try(graphs[middle:])
             return
-        self._seconds.update({graph: [] for graph in graphs})
+        self._seconds.update({graph: {} for graph in graphs})
 
     def _judge(self, chains: Sequence[_Chain]) -> dict[_Chain, PairResult]:
-        medians = {graph: float(np.median(seconds)) for graph, seconds in self._seconds.items()}
-        deviations = {graph: _deviation(seconds) for graph, seconds in self._seconds.items()}
-        typical = float(np.median([deviations[graph] / medians[graph] for graph in medians]))
-        # A few rounds can agree by chance: no network repeats better than the typical one.
-        errors = {
-            graph: _MEDIAN_ERROR * max(deviations[graph], typical * medians[graph]) / sqrt(len(seconds))
-            for graph, seconds in self._seconds.items()
-        }
-        return {chain: self._pair(chain, medians, errors) for chain in chains}
+        measured = {chain: self._measured(chain) for chain in chains}
+        self._scatter.update({chain: _deviation(each.excess_R) / each.magnitude_s for chain, each in measured.items()})
+        # A few rounds can agree by chance: no chain repeats better than the typical one.
+        typical = float(np.median(list(self._scatter.values())))
+        return {chain: self._result(chain, each, typical) for chain, each in measured.items()}
 
-    def _pair(self, chain: _Chain, medians: Mapping[Graph, float], errors: Mapping[Graph, float]) -> PairResult:
-        graph = self._chain(*chain)
-        shape = _output_shape(graph)
-        layout = _half_less_in_place(shape)
-        surely_layout = _value(layout, medians) > _SURE_ERRORS * _error(layout, errors)
-        first, second, both = self._terms(chain, _call_and_ends(shape) if surely_layout else _call())
-        first_s, second_s, both_s = (_value(each, medians) for each in (first, second, both))
-        smaller, smaller_s = (first, first_s) if first_s < second_s else (second, second_s)
-        saved = _minus(_minus(first, both), second, -1.0)
-        # T1 + T2 - T12 - min(T1, T2) / 2 is a weighted sum of measured times: its error needs no expansion.
-        excess = _minus(saved, smaller, _THRESHOLD)
-        error_s = _error(excess, errors)
-        known = smaller_s > 0.0
-        saving, error = (_value(saved, medians) / smaller_s, error_s / smaller_s) if known else (nan, nan)
+    def _measured(self, chain: _Chain) -> "_Measured":
+        first, second, both = self._terms(chain)
+        rounds = self._common_rounds(self._graphs([chain]))
+        first_s, second_s, both_s = (float(np.median(self._value(each, rounds))) for each in (first, second, both))
+        smaller = first if first_s < second_s else second
+        # T1 + T2 - T12 - min(T1, T2) / 2 is a weighted sum of times, so that its error needs no expansion.
+        excess = _minus(_minus(_minus(first, both), second, -1.0), smaller, _THRESHOLD)
+        terms_s = [float(np.median(self._value({graph: weight}, rounds))) for graph, weight in excess.items()]
+        return _Measured(first_s, second_s, both_s, self._value(excess, rounds), sqrt(sum(each**2 for each in terms_s)))
+
+    def _common_rounds(self, graphs: Collection[Graph]) -> list[int]:
+        """Rounds that measured all of the networks: what slows a round down slows all of them."""
+        return sorted(set.intersection(*(set(self._seconds[graph]) for graph in graphs)))
+
+    def _value(self, weights: _Sum, rounds: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """A sum of networks in each of some rounds, by default those that measured all of them."""
+        chosen = self._common_rounds(weights) if rounds is None else rounds
+        found: NDArray[np.float64] = np.zeros(len(chosen))
+        for graph, weight in weights.items():
+            found += weight * np.array([self._seconds[graph][number] for number in chosen])
+        return found
+
+    def _result(self, chain: _Chain, measured: "_Measured", typical: float) -> PairResult:
+        deviation_s = max(_deviation(measured.excess_R), typical * measured.magnitude_s)
+        smaller_s = min(measured.first_s, measured.second_s)
+        saving, error = nan, nan
+        if smaller_s > 0.0:
+            saving = _THRESHOLD + float(np.median(measured.excess_R)) / smaller_s
+            error = _error(deviation_s, len(measured.excess_R)) / smaller_s
         doubt = _SURE_ERRORS * error
-        fused = saving - doubt > _THRESHOLD and error < _PRECISION and saving - doubt < _MOST
+        sure = error < _PRECISION and abs(saving - _THRESHOLD) > doubt and saving - doubt < _MOST
         return PairResult(
             chain=(chain[0].name, *chain[1]),
-            first_s=first_s,
-            second_s=second_s,
-            both_s=both_s,
+            first_s=measured.first_s,
+            second_s=measured.second_s,
+            both_s=measured.both_s,
             saving=saving,
             error=error,
-            fused=fused,
-            sure=fused or saving + doubt < _THRESHOLD,
-            graph=graph,
+            fused=sure and saving > _THRESHOLD,
+            sure=sure,
+            graph=self._chain(*chain),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Times of a pair. excess_R: T1 + T2 - T12 - min(T1, T2) / 2 in each round, seconds; magnitude_s: of its terms."""
+
+    first_s: float
+    second_s: float
+    both_s: float
+    excess_R: NDArray[np.float64]
+    magnitude_s: float
 
 
 def _without(graph: Graph, before: _Sum, beside: _Sum) -> _Sum:
@@ -431,13 +474,9 @@ def _minus(left: _Sum, right: _Sum, weight: float = 1.0) -> _Sum:
     return {graph: value for graph, value in found.items() if value != 0.0}
 
 
-def _value(weights: _Sum, seconds: Mapping[Graph, float]) -> float:
-    return sum(weight * seconds[graph] for graph, weight in weights.items())
-
-
-def _error(weights: _Sum, errors: Mapping[Graph, float]) -> float:
-    """Standard error of a sum of networks."""
-    return sqrt(sum((weight * errors[graph]) ** 2 for graph, weight in weights.items()))
+def _error(deviation: float, num_rounds: int) -> float:
+    """Standard error of a median."""
+    return _MEDIAN_ERROR * deviation / sqrt(num_rounds)
 
 
 def _output_shape(graph: Graph) -> Shape:
@@ -449,8 +488,8 @@ def _check(what: str, asked: Collection[str], allowed: Sequence[str]) -> None:
         raise ValueError(f"unknown {what} {unknown}; there are {list(allowed)}")
 
 
-def _deviation(seconds: Sequence[float]) -> float:
-    return _DEVIATIONS_PER_MAD * float(np.median(np.abs(np.array(seconds) - np.median(seconds))))
+def _deviation(seconds_R: NDArray[np.float64]) -> float:
+    return _DEVIATIONS_PER_MAD * float(np.median(np.abs(seconds_R - np.median(seconds_R))))
 
 
 def _text(chain: _Chain) -> str:

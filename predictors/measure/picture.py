@@ -31,13 +31,13 @@ def draw_roofline(path: Path, device: Device, table: LookupTable) -> None:
         style = "-" if number == len(device.memory) - 1 else ":"
         left.plot(intensity, roof / 1e9, style, color="#333333", linewidth=1.2)
         label = f"{level.name}, {level.bandwidth.value / 1e9:.3g} GB/s"
-        x = _MIN_INTENSITY * 1.3 * 4**number
-        left.annotate(
-            label, (x, x * level.bandwidth.value / 1e9), fontsize=8, color="#333333", rotation=33, va="bottom"
-        )
         right.axhline(level.bandwidth.value / 1e9, linestyle=style, color="#333333", linewidth=1.2)
-        right.annotate(label, (1.0, level.bandwidth.value / 1e9), xycoords=("axes fraction", "data"), fontsize=8,
-                       ha="right", va="bottom", color="#333333")  # fmt: skip
+        right.annotate(
+            label, (1.0, level.bandwidth.value / 1e9), xycoords=("axes fraction", "data"), fontsize=8, ha="right",
+            va="bottom", color="#333333",
+        )  # fmt: skip
+    x = _MIN_INTENSITY * 3
+    left.annotate(f"{device.bandwidth / 1e9:.3g} GB/s", (x, x * device.bandwidth / 1e9), fontsize=8, va="top")
     left.annotate(f"{peak / 1e9:.4g} GFLOP/s", (_MAX_INTENSITY, peak / 1e9), fontsize=8, ha="right", va="bottom")
 
     points: dict[str, list[tuple[float, float]]] = {}

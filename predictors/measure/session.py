@@ -6,9 +6,9 @@ that has been visited often enough is not measured again.
 
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import inf, log, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from predictors.fusion import Kernel, Runtime, fuse
 from predictors.graph import Graph
 from predictors.lookup_table import LookupTable, Measurement, append_entries
-from predictors.measure.backend import Backend
+from predictors.measure.backend import Backend, Network
 from predictors.measure.clock import Clock
 from predictors.measure.in_place import Levels, measure_in_place, measure_isolated
 from predictors.measure.isolated import Bench
@@ -129,6 +129,25 @@ def whole_network_seconds(graphs: Sequence[Graph], backend: Backend, clock: Cloc
     networks = [backend.network(graph) for graph in graphs]
     found = visit_all(networks, clock, np.random.default_rng(settings.seed), _effort(settings, PASSES * VISITS))
     return [float(np.median(visits.levels())) * clock.reference_s for visits in found]
+
+
+def repeated_seconds(backend: Backend, clock: Clock) -> Callable[[Sequence[Graph]], list[float]]:
+    """A function that gives the seconds of networks from one short visit to each, and keeps what it has built.
+
+    It raises NoKernelError for a network that the runtime cannot run.
+    """
+    built: dict[Graph, Network] = {}
+
+    def measure(graphs: Sequence[Graph]) -> list[float]:
+        found = []
+        for graph in graphs:
+            if graph not in built:
+                built[graph] = backend.network(graph)
+            (visits,) = visit_all([built[graph]], clock, np.random.default_rng(0), Effort(precision=inf, min_visits=1))
+            found.append(float(visits.levels()[0]) * clock.reference_s)
+        return found
+
+    return measure
 
 
 def isolated_seconds(kernels: Collection[Kernel], bench: Bench, settings: Settings) -> dict[Kernel, float]:

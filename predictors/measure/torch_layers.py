@@ -160,9 +160,11 @@ def _activation(operator: Activation) -> Layer | None:
 
 def _elementwise(operator: Elementwise) -> Layer | None:
     function = _ELEMENTWISE.get(operator.function)
-    if function is None or len(operator.shapes) > 2:
+    if len(operator.shapes) == 2:
+        return function
+    if len(operator.shapes) > 2 or function is None or operator.function in ("maximum", "minimum"):
         return None
-    return function if len(operator.shapes) == 2 else lambda x: function(x, 1.5)
+    return lambda x: function(x, 1.5)
 
 
 _BUILDERS: dict[type[Operator], Callable[[Any], Layer | None]] = {

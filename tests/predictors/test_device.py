@@ -206,8 +206,6 @@ def test_the_bandwidth_of_the_edge_tpu_is_its_derivation():
         ("mobile_gpu", "Adreno 660", "dram", "dram_gbs_measured"),
         ("mobile_cpu", "Snapdragon 888 one prime core", "float32", "fp32_gflops_measured"),
         ("mobile_cpu", "Adreno 660", "dram", "dram_gbs_theory"),  # the same chip, the same memory
-        ("cpu_x86", "Xeon Silver 4210", "float32", "fp32_gflops_measured"),
-        ("cpu_x86", "Xeon Silver 4210", "dram", "dram_gbs_measured"),
         ("jetson_nano", "Jetson Nano", "dram", "dram_gbs_theory"),
         ("v100", "Tesla V100", "float32", "fp32_gflops_theory"),
         ("v100", "Tesla V100", "float16", "fp16_gflops_theory"),

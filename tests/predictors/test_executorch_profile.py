@@ -131,6 +131,15 @@ def test_a_batch_norm_without_a_convolution_before_it_has_a_step() -> None:
     assert nodes_of_steps(graph) == [(1,), (2, 3)]
 
 
+def test_a_profile_that_never_ran_has_steps_and_no_seconds() -> None:
+    builder = GraphBuilder()
+    profile = open_backend("executorch").profile(builder.graph(builder.activation(builder.input((1, 8)), "relu")))
+    assert profile is not None
+    steps, seconds_RS = profile.finish()
+    assert [step.nodes for step in steps] == [(1,)]
+    assert seconds_RS.shape == (0, 1)
+
+
 def test_operators_outside_of_the_delegate_are_steps_too() -> None:
     builder = GraphBuilder()
     x = builder.activation(builder.conv2d(builder.input((1, 4, 8, 8)), 4, kernel=3), "erf")

@@ -76,10 +76,11 @@ RULES = {
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_known_rules_are_found_exactly_though_times_scatter(rules: list[dict[str, Any]], noise: float) -> None:
-    found = find_fusion(simulated(runtime(*rules), noise), "float32", max_rounds=320)
+    found = find_fusion(simulated(runtime(*rules), noise), "float32")
     assert found.rules == rules
     assert runtime_from_mapping({**HEAD, "fusion": found.rules}).rules == runtime(*rules).rules
-    assert found.notes == ()
+    assert [note for note in found.notes if "unsure" not in note] == [], "the rules reproduce what was measured"
+    assert found.notes == () or noise > 0.0
     assert found.skipped == ()
 
 
@@ -126,6 +127,8 @@ def test_changes_of_layout_at_the_ends_of_a_network_do_not_look_like_fusion() ->
     found = find_fusion(with_changes, "float32", anchors=anchors, rounds=2, max_rounds=2)
     assert found.rules == []
     assert found.notes == ()
+    assert len(found.pairs) == 4 * len(FOLLOWERS), "two convolutions, a depthwise one, a pool"
+    assert "relu + add: changes of layout take most of the time, so that it tells nothing" in found.skipped
 
 
 def test_a_call_that_costs_much_does_not_look_like_fusion() -> None:
@@ -213,9 +216,11 @@ def test_one_size_of_an_anchor_decides_where_the_other_is_unsure() -> None:
         return list(np.array(plain(graphs)) * np.exp(0.5 * np.array(wide) * rng.standard_normal(len(graphs))))
 
     followers = ["batch_norm", "relu"]
-    found = find_fusion(measure, "float32", anchors=["conv2d"], followers=followers, max_rounds=5)
+    anchors = ["conv2d", "max_pool2d"]
+    found = find_fusion(measure, "float32", anchors=anchors, followers=followers, max_rounds=5)
     assert found.rules == [{"anchors": ["conv2d"], "then": [["batch_norm"], ["relu"]]}]
-    assert [note.split(":")[0] for note in found.notes] == ["conv2d 3x3 + batch_norm", "conv2d 3x3 + relu"]
+    assert {note.split(":")[0] for note in found.notes} >= {"conv2d 3x3 + batch_norm", "conv2d 3x3 + relu"}
+    assert all(note.startswith("conv2d 3x3") for note in found.notes)
 
 
 def test_what_fuses_behind_one_size_of_an_anchor_only_is_no_rule_but_a_note() -> None:
@@ -240,7 +245,7 @@ def test_differences_from_a_file_are_found_by_what_the_rules_do_not_by_how_they_
     assert compare_rules(found, same) == []
     other = runtime({"anchors": ["conv2d"], "then": [["batch_norm"], ["relu"]]}, name="openvino")
     sentences = compare_rules(found, other)
-    assert len(sentences) == 5, sentences
+    assert len(sentences) == 6, sentences
     assert sentences[:2] == [
         "conv2d 1x1 + relu: measured apart (saving -0.01 of the smaller), the rules of 'openvino' say fused",
         "conv2d 1x1 + hardswish: measured fused (saving 1.00 of the smaller), the rules of 'openvino' say apart",

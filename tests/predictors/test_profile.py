@@ -17,6 +17,7 @@ from predictors import Device, LatencyPredictor, LookupTable, load_device
 from predictors.graph import Graph, Node
 from predictors.measure import device_file
 from predictors.measure.device_file import changes
+from predictors.measure.find_fusion import FoundFusion
 from predictors.measure.machine import MachineNumbers
 from predictors.measure.picture import draw_roofline
 from predictors.measure.plan import graphs_plan, kernels_plan, space_plan
@@ -204,14 +205,14 @@ def test_kernels_of_a_list_are_measured_and_a_wrong_line_is_named(tmp_path: Path
 def test_measured_fusion_rules_stand_in_the_device_file(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [{"anchors": ["conv2d"], "then": [["batch_norm"]]}]
 
-    class Found:
-        pass
-
-    Found.rules = rules  # type: ignore[attr-defined]
-    monkeypatch.setattr(predictors.profile, "_found_fusion", lambda *_: Found)
-    monkeypatch.setattr(predictors.profile, "compare_rules", lambda found, runtime: [f"differs from {runtime.name}"])
+    found = FoundFusion(
+        dtype="float32", pairs=(), rules=rules, skipped=("softmax: no kernel",), notes=("conv2d + relu: unsure",),
+        anchors=frozenset({"conv2d"}), followers=frozenset({"batch_norm"}),
+    )  # fmt: skip
+    monkeypatch.setattr(predictors.profile, "find_fusion", lambda measure, dtype: found)
     profile = profile_machine(settings=QUIET, fusion=True)
-    assert "differs from torch_eager" in profile.notes
+    assert {"softmax: no kernel", "conv2d + relu: unsure"} <= set(profile.notes)
+    assert any("conv2d + batch_norm: measured fused, but the runtime's own graph" in note for note in profile.notes)
     measured = LatencyPredictor(load_device("host")).runtime
     assert [rule.anchors for rule in measured.rules] == [frozenset({"conv2d"})]
     kept = profile_machine(settings=QUIET)

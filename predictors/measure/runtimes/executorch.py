@@ -245,9 +245,9 @@ class _Lowered:
     nodes: frozenset[int]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _lower(graph: Graph) -> _Lowered:
-    """Takes some 0.1 s an operator, and most networks are built twice, with and without the tracer: hence the cache."""
+    """Takes some 0.1 s an operator, and networks are built with and without the tracer and again in the next pass."""
     module = GraphModule(graph).eval().requires_grad_(False)
     with _quiet(), _without_garbage_collection():
         exported = torch.export.export(module, _inputs(graph))
@@ -343,7 +343,8 @@ class _TracedRun:
     def __init__(self, graph: Graph) -> None:
         lowered = _lower(graph)
         self._network = _Run(graph, lowered.buffer, traced=True)
-        self._network.run()
+        self._num_runs = 0
+        self.run()
         (events,) = self._take_events()
         launches: list[tuple[str, int | None]] = []
         for number, asked in enumerate(lowered.instructions):
@@ -361,6 +362,7 @@ class _TracedRun:
 
     def run(self) -> None:
         self._network.run()
+        self._num_runs += 1
 
     def finish(self) -> tuple[tuple[Step, ...], NDArray[np.float64]]:
         runs = [[event.seconds for event in events] for events in self._take_events()]
@@ -369,6 +371,9 @@ class _TracedRun:
 
     def _take_events(self) -> list[list[Event]]:
         """Events of each run since the last call."""
+        if self._num_runs == 0:
+            return []  # the tracer would write memory that it has freed
+        self._num_runs = 0
         with TemporaryDirectory() as folder:
             path = Path(folder, "events.etdp")
             self._network.module.write_etdump_result_to_file(str(path))
