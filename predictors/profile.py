@@ -61,6 +61,8 @@ from predictors.paths import home, shipped
 HOST = "host"
 
 _SPACE_NETWORKS_CHECKED = 8
+_BUSY = 0.5
+"""On a shared machine that was otherwise idle the reference was 35 % slower than at its best in the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,19 +146,7 @@ def profile_machine(
         clock = Clock(threads, processor, _reference_s(before))
         source = measured_source(f"{runtime} {backend.version}", threads)
         mapping = _machine(name, backend, clock, before)
-        if processor == "cuda":
-            queue = queueing()
-            notes.append(
-                f"the host issues a kernel every {queue.host_s * 1e6:.3g} us, the GPU starts one every "
-                f"{queue.device_s * 1e6:.3g} us: a network takes the greater of both"
-            )
-        section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
-        if fusion:
-            found = find_fusion(repeated_seconds(backend, clock), dtype)
-            section["fusion"] = found.rules
-            notes += _fusion_notes(found, backend)
-        elif "fusion" in (known := before.get("runtimes", {}).get(runtime, {})):
-            section["fusion"] = known["fusion"]
+        section = _launch_and_fusion(backend, clock, settings, before, notes, find=fusion)
         mapping = _with_section(mapping, before, runtime, section)
         predictor = LatencyPredictor(device_from_mapping(mapping, str(path)), dtype=dtype, runtime=runtime)
         plan = (make_plan or graphs_plan(ladder()))(backend, predictor)
@@ -174,7 +164,7 @@ def profile_machine(
         device = device_from_mapping(mapping, str(path))
         write_whole(path, dump(mapping))
         checks = _checks(plan.check, device, bench, settings, isolated=isolated)
-    if clock.drift > 0.25:
+    if clock.drift > _BUSY:
         notes.append(f"the machine was busy: its reference ran {clock.drift:.0%} slower than its best in the mean")
     if old_table is not None:
         notes += _kernel_changes(LookupTable.read(old_table), table)
@@ -334,11 +324,12 @@ def _reference_s(before: Mapping[str, Any]) -> float:
 
 
 def _machine(name: str, backend: Backend, clock: Clock, before: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine's own numbers; peaks in other dtypes that were measured before stay."""
+    """The machine's own numbers; its description and peaks in other dtypes that were measured before stay."""
     numbers = machine_numbers(backend, clock)
+    processor = processor_name() if clock.processor == "cpu" else torch.cuda.get_device_name()
     return {
         "name": name,
-        "description": processor_name() if clock.processor == "cpu" else torch.cuda.get_device_name(),
+        "description": before.get("description", processor),
         "runtime": backend.name,
         "dtype": backend.dtype,
         "peak": {**before.get("peak", {}), **numbers.peak},
@@ -351,6 +342,27 @@ def _with_section(
 ) -> dict[str, Any]:
     """The device file with this runtime's numbers beside those of the runtimes that were measured before."""
     return {**mapping, "runtimes": {**before.get("runtimes", {}), runtime: dict(section)}}
+
+
+def _launch_and_fusion(
+    backend: Backend, clock: Clock, settings: Settings, before: Mapping[str, Any], notes: list[str], *, find: bool
+) -> dict[str, Any]:
+    """The runtime's section of the device file as far as it is known without a table; `notes` grows."""
+    if clock.processor == "cuda":
+        queue = queueing()
+        notes.append(
+            f"the host issues a kernel every {queue.host_s * 1e6:.3g} us, the GPU starts one every "
+            f"{queue.device_s * 1e6:.3g} us: a network takes the greater of both"
+        )
+    source = measured_source(f"{backend.name} {backend.version}", backend.threads)
+    section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
+    if find:
+        found = find_fusion(repeated_seconds(backend, clock), backend.dtype)
+        section["fusion"] = found.rules
+        notes += _fusion_notes(found, backend)
+    elif "fusion" in (known := before.get("runtimes", {}).get(backend.name, {})):
+        section["fusion"] = known["fusion"]
+    return section
 
 
 def _fusion_notes(found: FoundFusion, backend: Backend) -> list[str]:

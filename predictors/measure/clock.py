@@ -1,11 +1,11 @@
 """Times that repeat on a machine that others use too.
 
 A shared machine drifts: its cores change their speed, neighbours fill the caches. So a reference runs before and after
-every sample, and a sample counts in units of it. The reference is a block of a network, since it has to suffer from
-neighbours as networks do: with it a network's median moved by 1.6 % between passes on a busy machine, with a matrix
-product by 2.7 to 5.6 %, with nothing by 11 % (docs/decisions.md, 2026-11-25).
-On one thread CPU time is read, which stands still while others run; it is the process's, since some runtimes compute on
-a thread of their own.
+every sample, and a sample counts in units of it. It is a block of a network and some matrix products in PyTorch, run
+once before it is timed: products alone miss what busy neighbours do to caches, and a block that finds its own data and
+code evicted would look slow after other runtimes and make them look fast (docs/decisions.md, 2026-11-25). On one thread
+CPU time is read, which stands still while others run; it is the process's, since some runtimes compute on a thread of
+their own.
 """
 
 import ctypes
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 Run = Callable[[], object]
 
-REFERENCE_KERNEL = "inverted residual block in PyTorch, 64 channels, 256 hidden, depthwise 3x3, hardswish, 14x14"
+REFERENCE_KERNEL = (
+    "PyTorch, warm: inverted residual block, 64 channels, 256 hidden, 3x3, 14x14, hardswish; 8 products of 128x128"
+)
 
 _SAMPLE_S = 1e-3
 _WARM_UP_RUNS = 20
@@ -81,19 +83,24 @@ class Clock:
         """How much slower than its best the reference was in the mean, e.g. 0.1 for a tenth."""
         return float(np.mean(self._reference_times)) / self.reference_s - 1.0
 
-    def sample(self, run: Run) -> Sample:
-        """Run once between two references."""
+    def samples(self, run: Run, number: int) -> list[Sample]:
+        """Run some times, with a reference before, between and after."""
+        found = []
         before_s = self._read_reference()
-        if self._flushed is not None:
-            self._flushed.zero_()
-            torch.cuda.synchronize()
-        begin_wall, begin = time.perf_counter(), self.now()
-        run()
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        end, end_wall = self.now(), time.perf_counter()
-        seconds = max(end - begin - self._read_s, _LEAST_S)
-        return Sample(seconds, end_wall - begin_wall, 0.5 * (before_s + self._read_reference()))
+        for _ in range(number):
+            if self._flushed is not None:
+                self._flushed.zero_()
+                torch.cuda.synchronize()
+            begin_wall, begin = time.perf_counter(), self.now()
+            run()
+            if self._on_gpu:
+                torch.cuda.synchronize()
+            end, end_wall = self.now(), time.perf_counter()
+            after_s = self._read_reference()
+            seconds = max(end - begin - self._read_s, _LEAST_S)
+            found.append(Sample(seconds, end_wall - begin_wall, 0.5 * (before_s + after_s)))
+            before_s = after_s
+        return found
 
     def best_s(self, run: Run, visits: int = 3) -> float:
         """Seconds of one run, the least of a few visits: for peaks, which nothing can make look too good."""
@@ -114,6 +121,7 @@ class Clock:
         return (self.now() - begin) / num_runs
 
     def _read_reference(self) -> float:
+        self._reference()
         seconds = self._time_s(self._reference, 1)
         self._reference_times.append(seconds)
         return seconds
@@ -139,10 +147,13 @@ def _reference(processor: str) -> Run:
     block = nn.Sequential(expand, nn.Hardswish(), depthwise, nn.Hardswish(), nn.Conv2d(256, 64, 1))
     block = block.eval().to(processor)
     x_BCHW = torch.rand(1, 64, 14, 14, device=processor)
+    left, right, product = (torch.rand(128, 128, device=processor) for _ in range(3))
 
     @torch.inference_mode()
     def run() -> Tensor:
         y_BCHW: Tensor = x_BCHW + block(x_BCHW)
+        for _ in range(8):
+            torch.mm(left, right, out=product)
         return y_BCHW
 
     return run

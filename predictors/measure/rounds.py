@@ -109,12 +109,9 @@ def visit_all(tasks: Sequence[Runnable], clock: Clock, rng: np.random.Generator,
 
 
 def _visit(task: Runnable, visits: Visits, clock: Clock) -> None:
-    visits.samples.append(clock.sample(task.run))
-    visits.visit_of.append(-1)
     number = max(visits.visit_of, default=-1) + 1
-    for _ in range(RUNS):
-        visits.samples.append(clock.sample(task.run))
-        visits.visit_of.append(number)
+    visits.samples += clock.samples(task.run, 1 + RUNS)
+    visits.visit_of += [-1] + RUNS * [number]
 
 
 def _goes_on(visits: Visits, effort: Effort, late: bool) -> bool:

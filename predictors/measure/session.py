@@ -29,6 +29,9 @@ PASSES = 2
 VISITS = 3
 """Of each pass, at least."""
 
+CHECK_VISITS = 10
+"""Of whole networks that the table is held against, at least: there are few, and they say how good the table is."""
+
 _NETWORKS_AT_ONCE = 6
 _KERNELS_AT_ONCE = 40
 
@@ -95,7 +98,7 @@ def fill_table(path: Path, plan: Plan, bench: Bench, runtime: Runtime, settings:
         for number in range(PASSES):
             before = LookupTable.read(path)
             levels = Levels()
-            written: set[Kernel] = set()
+            written: dict[Kernel, Measurement | str] = {}
             for position, job in enumerate(jobs):
                 if (number or position) and time.monotonic() > effort.end_s:
                     if number == 0:
@@ -106,11 +109,9 @@ def fill_table(path: Path, plan: Plan, bench: Bench, runtime: Runtime, settings:
                         measure_in_place(job.networks, bench, runtime, rng, levels, effort)
                     else:
                         measure_isolated(job.kernels, bench, rng, levels, effort)
-                    found = levels.measurements(bench.clock.reference_s)
-                    _append(path, before, {kernel: found[kernel] for kernel in found.keys() - written})
-                    written |= found.keys()
+                    _append(path, before, levels.measurements(bench.clock.reference_s), written, new_only=True)
                 bar.update(job.size)
-            _append(path, before, levels.measurements(bench.clock.reference_s))
+            _append(path, before, levels.measurements(bench.clock.reference_s), written)
             num_repeated += levels.num_repeated
             not_told_apart |= levels.not_told_apart
     if num_left_out:
@@ -127,7 +128,7 @@ def whole_network_seconds(graphs: Sequence[Graph], backend: Backend, clock: Cloc
         NoKernelError: the runtime cannot run one of them.
     """
     networks = [backend.network(graph) for graph in graphs]
-    found = visit_all(networks, clock, np.random.default_rng(settings.seed), _effort(settings, PASSES * VISITS))
+    found = visit_all(networks, clock, np.random.default_rng(settings.seed), _effort(settings, CHECK_VISITS))
     return [float(np.median(visits.levels())) * clock.reference_s for visits in found]
 
 
@@ -195,15 +196,30 @@ def _has(table: LookupTable, kernels: Sequence[Kernel], num_visits: int) -> bool
     )
 
 
-def _append(path: Path, before: LookupTable, found: Mapping[Kernel, Measurement | str]) -> None:
+def _append(
+    path: Path,
+    before: LookupTable,
+    found: Mapping[Kernel, Measurement | str],
+    written: dict[Kernel, Measurement | str],
+    *,
+    new_only: bool = False,
+) -> None:
+    """Append what this pass has not written yet, and unless `new_only` what has been visited again since."""
     entries: dict[Kernel, Measurement | str] = {}
     for kernel, measurement in found.items():
-        known = before.entries.get(kernel)
+        known, last = before.entries.get(kernel), written.get(kernel)
+        if last is not None and (new_only or _num_visits(last) == _num_visits(measurement)):
+            continue
+        written[kernel] = measurement
         if isinstance(measurement, Measurement):
             entries[kernel] = _combined(known, measurement) if known else measurement
         elif known is None:
             entries[kernel] = measurement
     append_entries(path, entries)
+
+
+def _num_visits(found: Measurement | str) -> int:
+    return found.num_visits if isinstance(found, Measurement) else 0
 
 
 def _combined(first: Measurement, second: Measurement) -> Measurement:

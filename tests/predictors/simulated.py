@@ -111,7 +111,10 @@ class SimulatedClock(Clock):
     def drift(self) -> float:
         return 0.0
 
-    def sample(self, run: Callable[[], object]) -> Sample:
+    def samples(self, run: Callable[[], object], number: int) -> list[Sample]:
+        return [self._sample(run) for _ in range(number)]
+
+    def _sample(self, run: Callable[[], object]) -> Sample:
         self._backend.slower = self._speed()
         begin_s = self._backend.now_s
         run()

@@ -18,7 +18,7 @@ def test_on_one_thread_time_stands_still_while_the_process_sleeps() -> None:
 
 def test_a_sample_reads_the_run_and_nothing_of_the_reference() -> None:
     clock = Clock()
-    sample = clock.sample(lambda: busy(0.02))
+    (sample,) = clock.samples(lambda: busy(0.02), 1)
     assert 0.02 <= sample.seconds < 0.025
     assert sample.wall_s >= 0.02
     assert 0.0 < sample.reference_s < 0.02

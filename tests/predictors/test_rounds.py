@@ -16,6 +16,9 @@ class Scripted:
         self.wall = wall
         self.run_of_visit = 0
 
+    def samples(self, run, number: int) -> list[Sample]:
+        return [self.sample(run) for _ in range(number)]
+
     def sample(self, run) -> Sample:
         run()
         if self.run_of_visit == 0:

@@ -95,8 +95,8 @@ def test_passes_that_disagree_are_averaged_and_widen_the_spread(path: Path) -> N
     backend.seconds = seconds
 
     class Counting(SimulatedClock):
-        def sample(self, run):
-            found = super().sample(run)
+        def _sample(self, run):
+            found = super()._sample(run)
             runs["count"] += 1
             return found
 
