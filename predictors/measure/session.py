@@ -34,6 +34,7 @@ CHECK_VISITS = 10
 
 _NETWORKS_AT_ONCE = 6
 _KERNELS_AT_ONCE = 40
+_SAME = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,11 +205,12 @@ def _append(
     *,
     new_only: bool = False,
 ) -> None:
-    """Append what this pass has not written yet, and unless `new_only` what has been visited again since."""
+    """Append what this pass has not written yet, and unless `new_only` what has changed since, as the reference's best
+    may have."""
     entries: dict[Kernel, Measurement | str] = {}
     for kernel, measurement in found.items():
         known, last = before.entries.get(kernel), written.get(kernel)
-        if last is not None and (new_only or _num_visits(last) == _num_visits(measurement)):
+        if last is not None and (new_only or _alike(last, measurement)):
             continue
         written[kernel] = measurement
         if isinstance(measurement, Measurement):
@@ -218,8 +220,10 @@ def _append(
     append_entries(path, entries)
 
 
-def _num_visits(found: Measurement | str) -> int:
-    return found.num_visits if isinstance(found, Measurement) else 0
+def _alike(first: Measurement | str, second: Measurement | str) -> bool:
+    if isinstance(first, str) or isinstance(second, str):
+        return first == second
+    return abs(log(second.latency_p50_s / first.latency_p50_s)) < _SAME and first.num_visits == second.num_visits
 
 
 def _combined(first: Measurement, second: Measurement) -> Measurement:
