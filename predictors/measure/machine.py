@@ -43,7 +43,9 @@ def machine_numbers(backend: Backend, clock: Clock) -> MachineNumbers:
         memory.append({**entry, "bandwidth": bandwidth})
     return MachineNumbers(
         peak={
-            dtype: quantity(peak.flops_per_s / 1e9, "GFLOP/s", f"{source}; {peak.reached_by}")
+            dtype: quantity(
+                peak.flops_per_s / 1e9, "GOP/s" if dtype == "int8" else "GFLOP/s", f"{source}; {peak.reached_by}"
+            )
             for dtype, peak in peaks.items()
         },
         memory=memory,

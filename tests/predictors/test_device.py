@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from predictors import DeviceNotMeasuredError, available_devices, device_from_mapping, load_device, load_runtime
+from predictors import (
+    DeviceNotMeasuredError,
+    LatencyPredictor,
+    available_devices,
+    device_from_mapping,
+    load_device,
+    load_runtime,
+)
 from predictors.paths import shipped
 
 SPECS = Path(__file__).parents[3] / "shared" / "data" / "device_specs" / "device_specs.csv"
@@ -164,6 +171,50 @@ def test_a_file_that_is_no_yaml_mapping_says_so(tmp_path):
     path.write_text("- a\n- b\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"broken\.yaml: expected a mapping of keys to values, found list"):
         load_device(path)
+
+
+TWO_RUNTIMES = {
+    **{key: value for key, value in GOOD.items() if key not in ("launch", "efficiency")},
+    "runtimes": {
+        "torch_eager": {"launch": {"value": 9, "unit": "us", "source": "made for tests"}},
+        "onnxruntime": {
+            "launch": {"value": 1, "unit": "us", "source": "made for tests"},
+            "fusion": [{"anchors": ["conv2d"], "then": [["batch_norm"]]}],
+        },
+    },
+}
+
+
+def test_each_runtime_has_its_own_numbers_on_the_peaks_of_one_machine():
+    device = device_from_mapping(TWO_RUNTIMES)
+    assert (device.runtime, device.launch_s, device.fusion) == ("torch_eager", pytest.approx(9e-6), None)
+    other = device.in_runtime("onnxruntime")
+    assert (other.runtime, other.launch_s) == ("onnxruntime", pytest.approx(1e-6))
+    assert [rule.anchors for rule in other.fusion] == [frozenset({"conv2d"})]
+    assert (other.peaks, other.memory) == (device.peaks, device.memory)
+    assert other.in_runtime("torch_eager") == device
+    assert device.in_runtime("torch_eager") is device
+
+
+def test_a_runtime_that_was_not_measured_keeps_the_devices_numbers():
+    device = device_from_mapping(GOOD).in_runtime("openvino")
+    assert (device.runtime, device.launch_s) == ("openvino", pytest.approx(5e-6))
+
+
+def test_the_rules_of_the_device_file_take_the_place_of_the_runtimes_own():
+    device = device_from_mapping({**TWO_RUNTIMES, "runtime": "onnxruntime"})
+    assert LatencyPredictor(device).runtime.rules == device.fusion
+    assert LatencyPredictor(device, runtime="torch_eager").runtime.rules == load_runtime("torch_eager").rules
+    given = load_runtime("onnxruntime")
+    assert LatencyPredictor(device, runtime=given).runtime == given, "rules that are given as an object hold"
+
+
+def test_a_number_may_not_stand_at_the_top_and_under_runtimes():
+    mapping = {**TWO_RUNTIMES, "launch": GOOD["launch"]}
+    with pytest.raises(ValueError, match="launch of 'torch_eager' stands at the top and under runtimes"):
+        device_from_mapping(mapping)
+    with pytest.raises(ValueError, match=r"runtimes\.torch_eager: unknown key 'peak'"):
+        device_from_mapping({**TWO_RUNTIMES, "runtimes": {"torch_eager": {"peak": {}}}})
 
 
 def test_the_promised_devices_are_shipped():

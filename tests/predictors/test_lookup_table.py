@@ -8,6 +8,7 @@ import pytest
 import predictors.lookup_table
 from predictors import LookupTable, Measurement, TableHeader, append_measurement
 from predictors.fusion import make_kernel
+from predictors.lookup_table import append_entries
 from predictors.operators import Activation, Conv2d, Linear, Normalization
 
 HEADER = TableHeader(
@@ -47,6 +48,35 @@ def test_what_was_appended_is_read_back(path):
 def test_a_later_line_of_the_same_kernel_counts(path):
     append_measurement(path, LINEAR, SLOW)
     assert LookupTable.read(path).entries[LINEAR] == SLOW
+
+
+def test_a_kernel_that_could_not_be_measured_is_kept_with_its_reason_and_counts_as_unmeasured(path):
+    append_entries(path, {RELU: "no kernel for it", FUSED: "never settled"})
+    table = LookupTable.read(path)
+    assert table.failures == {RELU: "no kernel for it", FUSED: "never settled"}
+    assert table.entries == {LINEAR: FAST}, "the later line counts: the kernel no longer has a time"
+    append_measurement(path, RELU, FAST)
+    assert LookupTable.read(path).failures == {FUSED: "never settled"}
+
+
+def test_options_of_the_runtime_are_part_of_the_header(path, tmp_path):
+    with_options = replace(HEADER, options={"streams": 1, "delegate": "xnnpack", "lightmode": True})
+    LookupTable.open(tmp_path / "other.jsonl", with_options)
+    assert LookupTable.read(tmp_path / "other.jsonl").header == with_options
+    with pytest.raises(ValueError, match=r"measured with options=\{\}, asked to go on with \{'streams': 1"):
+        LookupTable.open(path, with_options)
+
+
+def test_a_table_of_before_there_were_options_and_visits_is_read(path):
+    header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del header["options"]
+    for line in lines:
+        del line["num_visits"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
+    table = LookupTable.read(path)
+    assert table.header.options == {}
+    assert table.entries[LINEAR] == FAST
+    assert FAST.num_visits == 1
 
 
 def test_opening_again_keeps_what_is_there_whatever_the_date(path):
@@ -92,6 +122,9 @@ def test_a_torn_header_is_written_anew(path, length):
         ({"latency_p50_s": float("inf")}, "latency_p50_s must be positive"),
         ({"latency_p50_s": float("nan")}, "latency_p50_s must be positive"),
         ({"spread": -0.1}, "spread at least 0"),
+        ({"num_visits": 0}, "num_visits at least 1"),
+        ('{"kernel": "softmax(shape=(1, 4))", "failed": 3}', "failed: expected str, found 3"),
+        ('{"kernel": "softmax(shape=(1, 4))", "failed": "x", "spread": 1}', "unknown key 'spread'"),
         ({"num_runs": 0}, "num_runs and num_visits at least 1"),
         ({"num_runs": 1.5}, "num_runs: expected int, found 1.5"),
         ({"kernel": "teleport(shape=(1, 2))"}, "unknown operator 'teleport'"),
