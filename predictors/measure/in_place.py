@@ -15,7 +15,7 @@ from predictors.graph import Graph
 from predictors.lookup_table import Measurement
 from predictors.matching import kernel_times
 from predictors.measure.backend import Network, NoKernelError, Profile
-from predictors.measure.isolated import Bench, Rotation
+from predictors.measure.isolated import Bench, Rotation, kernel_graph
 from predictors.measure.rounds import RUNS, Effort, Runnable, Visits, visit_all
 
 UNSETTLED = 0.3
@@ -104,19 +104,20 @@ def measure_isolated(
     kernels: Sequence[Kernel], bench: Bench, rng: np.random.Generator, into: Levels, effort: Effort
 ) -> None:
     """Run kernels by themselves, in rotation; their levels are added to `into`, and those that cannot be run."""
-    runnable = []
+    networks: dict[Kernel, Network] = {}
     for kernel in kernels:
         try:
-            Rotation((kernel,), bench).run()
-            runnable.append(kernel)
+            network = bench.backend.network(kernel_graph(kernel))
+            network.run()
+            networks[kernel] = network
         except NoKernelError as error:
             into.failed[kernel] = str(error)
-    if not runnable:
+    if not networks:
         return
-    rotation = Rotation(runnable, bench)
+    rotation = Rotation(networks, bench)
     (found,) = visit_all([rotation], bench.clock, rng, effort)
     into.num_repeated += len(found.rejected)
-    _add(tuple(KernelNode(kernel, (index,), ()) for index, kernel in enumerate(runnable)), rotation, found, into)
+    _add(tuple(KernelNode(kernel, (index,), ()) for index, kernel in enumerate(networks)), rotation, found, into)
 
 
 # ------------------------------------------------------------------------------------------------------------ private

@@ -4,7 +4,7 @@ They run in rotation, one after the other, never one in a loop: in a loop a kern
 memory that it writes in the nearest cache, which it does not in a network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predictors.fusion import Kernel
 from predictors.graph import Graph, Node
-from predictors.measure.backend import Backend, Step
+from predictors.measure.backend import Backend, Network, Step
 from predictors.measure.clock import Clock
 from predictors.operators import Activation, Input
 
@@ -51,13 +51,15 @@ class Rotation:
     """Single kernels as one profile: step i is kernel i. What calling the runtime costs is taken off, but for the
     launch of a kernel, which the smallest network holds too.
 
-    Raises:
-        NoKernelError: a kernel cannot be run.
+    Args:
+        networks: of each kernel, from `kernel_graph`, in the order in which they run.
+        bench: whose backend built them.
     """
 
-    def __init__(self, kernels: Sequence[Kernel], bench: Bench) -> None:
-        self._kernels = tuple(kernels)
-        self._networks = [bench.backend.network(graph) for graph in (EMPTY, *map(kernel_graph, kernels), EMPTY)]
+    def __init__(self, networks: Mapping[Kernel, Network], bench: Bench) -> None:
+        empty = bench.backend.network(EMPTY)
+        self._kernels = tuple(networks)
+        self._networks = (empty, *networks.values(), empty)
         self._now = bench.clock.now
         self._launch_s = bench.launch_s
         self._seconds: list[list[float]] = []
