@@ -61,6 +61,7 @@ from predictors.paths import home, shipped
 HOST = "host"
 
 _SPACE_NETWORKS_CHECKED = 8
+_NOTES_SHOWN = 5
 _BUSY = 0.5
 """On a shared machine that was otherwise idle the reference was 35 % slower than at its best in the mean."""
 
@@ -367,7 +368,11 @@ def _launch_and_fusion(
 
 def _fusion_notes(found: FoundFusion, backend: Backend) -> list[str]:
     """Where the measured rules differ from the runtime's file, and from the graph that the runtime itself made."""
-    notes = [f"{len(found.pairs)} chains of operators were tried for fusion", *found.notes, *found.skipped]
+    notes = [
+        f"{len(found.pairs)} chains of operators were tried for fusion; {len(found.notes)} stayed unsure, which counts "
+        f"as not fused, or do not follow from the rules, {len(found.skipped)} cannot be run",
+        *(f"  {note}" for note in (*found.notes[:_NOTES_SHOWN], *found.skipped[:_NOTES_SHOWN])),
+    ]
     notes += compare_rules(found, load_runtime(backend.name)) or ["the measured rules are those of the runtime's file"]
     graph = ladder()[0]
     if (profile := backend.profile(graph)) is not None:

@@ -211,7 +211,7 @@ def test_measured_fusion_rules_stand_in_the_device_file(monkeypatch: pytest.Monk
     )  # fmt: skip
     monkeypatch.setattr(predictors.profile, "find_fusion", lambda measure, dtype: found)
     profile = profile_machine(settings=QUIET, fusion=True)
-    assert {"softmax: no kernel", "conv2d + relu: unsure"} <= set(profile.notes)
+    assert {"  softmax: no kernel", "  conv2d + relu: unsure"} <= set(profile.notes)
     assert any("conv2d + batch_norm: measured fused, but the runtime's own graph" in note for note in profile.notes)
     measured = LatencyPredictor(load_device("host")).runtime
     assert [rule.anchors for rule in measured.rules] == [frozenset({"conv2d"})]
