@@ -84,10 +84,11 @@ def test_edge_tpu_is_as_fast_as_the_network_that_its_bandwidth_was_derived_from(
     assert prediction.latency_s == pytest.approx(2.5e-3, rel=0.25)
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", [name for name, device in DEVICES.items() if not device.tables])
 @settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_fused_addition_never_costs_more_than_one_by_itself(name, data):
+    """Where nothing was measured. Measured additions and convolutions follow their own times: 0.1 % more on cpu_x86."""
     device = DEVICES[name]
     size, channels = data.draw(st.integers(7, 300)), data.draw(st.integers(1, 600))
     window, batch = data.draw(st.sampled_from((1, 3, 5, 7))), data.draw(st.sampled_from((1, 64)))
@@ -112,7 +113,7 @@ def test_latency_never_falls_when_work_is_added(name, data):
     sizes = {name: data.draw(st.integers(1, 300)) for name in ("in_channels", "out_channels")}
     more = {name: value + data.draw(st.integers(0, 100)) for name, value in sizes.items()}
     side, added = data.draw(st.integers(7, 200)), data.draw(st.integers(0, 50))
-    predictor = LatencyPredictor(device, dtype=data.draw(st.sampled_from(device.dtypes)))
+    predictor = LatencyPredictor(device, (), dtype=data.draw(st.sampled_from(device.dtypes)))
     seconds = [
         predictor.estimate(
             make_kernel(Conv2d(**each, height=height, width=height, kernel=(3, 3)), (), predictor.dtype)
