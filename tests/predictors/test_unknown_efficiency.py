@@ -84,12 +84,14 @@ def test_edge_tpu_is_as_fast_as_the_network_that_its_bandwidth_was_derived_from(
     assert prediction.latency_s == pytest.approx(2.5e-3, rel=0.25)
 
 
-@pytest.mark.parametrize("name", [name for name, device in DEVICES.items() if not device.tables])
+@pytest.mark.parametrize("name", DEVICES)
 @settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_fused_addition_never_costs_more_than_one_by_itself(name, data):
-    """Where nothing was measured. Measured additions and convolutions follow their own times: 0.1 % more on cpu_x86."""
+    """By class efficiencies; of a measured machine within one level of memory, since fusing enlarges the working set."""
     device = DEVICES[name]
+    if device.tables:
+        device = replace(device, memory=device.memory[-1:], tables=())
     size, channels = data.draw(st.integers(7, 300)), data.draw(st.integers(1, 600))
     window, batch = data.draw(st.sampled_from((1, 3, 5, 7))), data.draw(st.sampled_from((1, 64)))
     dtype = data.draw(st.sampled_from(device.dtypes))
