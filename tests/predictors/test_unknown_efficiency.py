@@ -88,7 +88,7 @@ def test_edge_tpu_is_as_fast_as_the_network_that_its_bandwidth_was_derived_from(
 @settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_fused_addition_never_costs_more_than_one_by_itself(name, data):
-    """By class efficiencies; of a measured machine within one level of memory, since fusing enlarges the working set."""
+    """By class efficiencies; of a measured machine within one level of memory: fusing enlarges the working set."""
     device = DEVICES[name]
     if device.tables:
         device = replace(device, memory=device.memory[-1:], tables=())
