@@ -21,7 +21,8 @@ UNITS: dict[str, dict[str, float]] = {
     "capacity": {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "kB": 1e3, "MB": 1e6, "GB": 1e9},
     "time": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
     "energy": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12},
-    "count": {"elements": 1.0, "channels": 1.0},
+    "count": {"elements": 1.0, "channels": 1.0, "cores": 1.0},
+    "ratio": {"1": 1.0},
 }
 
 
@@ -84,6 +85,9 @@ class RuntimeNumbers:
         launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
         efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
         network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
+        in_network: what kernels take inside a whole network over what they are predicted to take.
+        network_spread: standard deviation of ln(measured / predicted) that whole networks share, beside what their
+            kernels err each by themselves; None where no whole networks were compared.
         fusion: what fuses on this device, in place of the runtime's own rules; None where those hold.
         tables: files of lookup tables measured on the device.
     """
@@ -92,6 +96,8 @@ class RuntimeNumbers:
     efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
     network_overhead: Quantity | None = None
     kernel_overhead: Quantity | None = None
+    in_network: Quantity | None = None
+    network_spread: Quantity | None = None
     fusion: tuple[FusionRule, ...] | None = None
     tables: tuple[Path, ...] = ()
 
@@ -109,6 +115,7 @@ class Device(RuntimeNumbers):
         peaks: FLOP/s by dtype (integer operations for int8).
         memory: levels from the smallest cache to the memory that holds everything.
         alignment: channels are stored and computed in multiples of this.
+        compute_units: streaming multiprocessors, shader cores: how many work groups run at once.
         energy_per_mac, energy_per_byte: joules, where a source gives them.
         reference: seconds of the profiler's reference kernel at its best, the unit of its times.
         runtimes: numbers of all runtimes that were measured, by name; `in_runtime` takes one of them.
@@ -121,6 +128,7 @@ class Device(RuntimeNumbers):
     peaks: Mapping[str, Quantity]
     memory: tuple[MemoryLevel, ...]
     alignment: Quantity | None = None
+    compute_units: Quantity | None = None
     energy_per_mac: Quantity | None = None
     energy_per_byte: Quantity | None = None
     reference: Quantity | None = None
@@ -193,7 +201,7 @@ class Device(RuntimeNumbers):
                 found[f"capacity {level.name}"] = level.capacity.source
         for name in (
             "launch", "alignment", "energy_per_mac", "energy_per_byte", "reference", "network_overhead",
-            "kernel_overhead",
+            "kernel_overhead", "in_network", "network_spread", "compute_units",
         ):  # fmt: skip
             if quantity := getattr(self, name):
                 found[name.replace("_", " ")] = quantity.source
@@ -241,7 +249,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
     if isinstance(mapping, Mapping) and "measure_with" in mapping:
         return _measured_device(check_keys(mapping, ("name", "measure_with"), ("name",), source))
     required = ("name", "description", "runtime", "dtype", "peak", "memory")
-    optional = ("alignment", "energy_per_mac", "energy_per_byte", "reference", "runtimes", *_RUNTIME_KEYS)
+    optional = ("alignment", "compute_units", "energy_per_mac", "energy_per_byte", "reference", "runtimes", *_RUNTIME_KEYS)
     keys = check_keys(mapping, (*required, *optional), required, source)
     runtime = check_type(keys["runtime"], str, f"{source}: runtime")
     runtimes = {
@@ -264,6 +272,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
         peaks=peaks,
         memory=_memory(keys["memory"], f"{source}: memory"),
         alignment=_optional(keys, "alignment", "count", source),
+        compute_units=_optional(keys, "compute_units", "count", source),
         energy_per_mac=_optional(keys, "energy_per_mac", "energy", source),
         energy_per_byte=_optional(keys, "energy_per_byte", "energy", source),
         reference=_optional(keys, "reference", "time", source),
@@ -299,6 +308,8 @@ def _runtime_numbers(keys: Mapping[str, Any], source: str) -> RuntimeNumbers:
         efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
         network_overhead=_optional(keys, "network_overhead", "time", source),
         kernel_overhead=_optional(keys, "kernel_overhead", "time", source),
+        in_network=_optional(keys, "in_network", "ratio", source),
+        network_spread=_optional(keys, "network_spread", "ratio", source),
         fusion=fusion_rules(keys["fusion"], f"{source}: fusion") if "fusion" in keys else None,
         tables=tuple(_table(file, source) for file in check_type(keys.get("tables", []), list, f"{source}: tables")),
     )
