@@ -249,7 +249,15 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
     if isinstance(mapping, Mapping) and "measure_with" in mapping:
         return _measured_device(check_keys(mapping, ("name", "measure_with"), ("name",), source))
     required = ("name", "description", "runtime", "dtype", "peak", "memory")
-    optional = ("alignment", "compute_units", "energy_per_mac", "energy_per_byte", "reference", "runtimes", *_RUNTIME_KEYS)
+    optional = (
+        "alignment",
+        "compute_units",
+        "energy_per_mac",
+        "energy_per_byte",
+        "reference",
+        "runtimes",
+        *_RUNTIME_KEYS,
+    )
     keys = check_keys(mapping, (*required, *optional), required, source)
     runtime = check_type(keys["runtime"], str, f"{source}: runtime")
     runtimes = {

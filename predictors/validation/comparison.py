@@ -105,7 +105,7 @@ def _over(found: Iterable[Scores], statistic: Callable[[NDArray[np.float64]], fl
     rows = list(found)
     assert rows, "scores of no comparison"
     values = {}
-    for name in Scores.__slots__:  # type: ignore[attr-defined]
+    for name in Scores.__slots__:
         column = np.array([getattr(each, name) for each in rows], dtype=np.float64)
         values[name] = float("nan") if np.isnan(column).all() else float(statistic(column))
     return Scores(**{**values, "count": sum(each.count for each in rows)})  # type: ignore[arg-type]
