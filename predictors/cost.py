@@ -79,36 +79,42 @@ def kernel_cost(kernel: Kernel, channel_alignment: int = 1) -> Cost:
 
 
 def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1) -> int:
-    """All weights plus the largest sum of activations alive while one kernel runs, in bytes.
+    """All weights plus the largest sum of activations alive while one kernel runs, in bytes."""
+    weights = sum([kernel_cost(node.kernel, channel_alignment).weight_bytes for node in kernels])
+    return weights + peak_activation_bytes(graph, kernels, dtype, channel_alignment)
+
+
+def peak_activation_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1) -> int:
+    """The largest sum of activations alive while one kernel runs, in bytes.
 
     A tensor lives from the kernel that writes it (an input of the network from the start) to the last kernel that
     reads it (an output to the end). While a kernel runs its inputs and its output are alive together.
     """
-    size = bytes_per_element(dtype)
+    nodes = graph.nodes
     last_use = {origin: step for step, node in enumerate(kernels) for origin in node.inputs}
-    written = {node.nodes[-1] for node in kernels}
+    written = [node.nodes[-1] for node in kernels]
+    sizes = {index: _padded_elements(nodes[index].operator.output_shape, channel_alignment) for index in written}
     for index in graph.outputs:
-        while index not in written and graph.nodes[index].inputs:
-            index = graph.nodes[index].inputs[0]
+        while index not in sizes and nodes[index].inputs:
+            index = nodes[index].inputs[0]
         last_use[index] = len(kernels)
 
-    def tensor_bytes(index: int) -> int:
-        return size * _padded_elements(graph.nodes[index].operator.output_shape, channel_alignment)
-
-    ends: list[list[int]] = [[] for _ in range(len(kernels) + 1)]
+    ends = [0] * (len(kernels) + 1)  # elements that are read for the last time by each kernel
     alive = 0
     for origin, step in last_use.items():
-        ends[step].append(origin)
-        if origin not in written:
-            alive += tensor_bytes(origin)
+        if (size := sizes.get(origin)) is None:
+            size = _padded_elements(nodes[origin].operator.output_shape, channel_alignment)
+            alive += size
+        ends[step] += size
     peak = alive
-    for step, node in enumerate(kernels):
-        alive += tensor_bytes(node.nodes[-1])
-        peak = max(peak, alive)
-        alive -= sum(tensor_bytes(origin) for origin in ends[step])
-        if node.nodes[-1] not in last_use:
-            alive -= tensor_bytes(node.nodes[-1])
-    return peak + sum(kernel_cost(node.kernel, channel_alignment).weight_bytes for node in kernels)
+    for index, end in zip(written, ends):
+        alive += sizes[index]
+        if alive > peak:
+            peak = alive
+        alive -= end
+        if index not in last_use:
+            alive -= sizes[index]
+    return peak * bytes_per_element(dtype)
 
 
 @lru_cache(maxsize=1 << 16)

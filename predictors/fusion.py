@@ -44,14 +44,41 @@ class Runtime:
     rules: tuple[FusionRule, ...]
     removes_dead_branches: bool
 
-    @cached_property
-    def slots(self) -> dict[str, tuple[Slot, ...]]:
-        """What may follow each anchor."""
-        return {anchor: rule.slots for rule in reversed(self.rules) for anchor in rule.anchors}
+    def after(self, anchor: Operator) -> "Open":
+        """What may follow an anchor: by the rule for its variant, else by that for its kind, else nothing."""
+        name = anchor.variant if anchor.variant in self._open else anchor.kind
+        return self._open.get(name, _CLOSED)
 
-    def slots_after(self, anchor: Operator) -> tuple[Slot, ...] | None:
-        """Slots of the rule for the anchor: that of its variant, else that of its kind, else None."""
-        return self.slots.get(anchor.variant, self.slots.get(anchor.kind))
+    @cached_property
+    def _open(self) -> dict[str, "Open"]:
+        return {anchor: Open(rule.slots) for rule in reversed(self.rules) for anchor in rule.anchors}
+
+
+class Open:
+    """Slots of a kernel that operators may still take; what each leaves of them is found once."""
+
+    def __init__(self, slots: tuple[Slot, ...]) -> None:
+        self.slots = slots
+        self._after: dict[tuple[str, str], Open | None] = {}
+
+    def after(self, operator: Operator) -> "Open | None":
+        """What remains when the operator has taken the first slot that fits; None where none does."""
+        names = operator.variant, operator.kind
+        try:
+            return self._after[names]
+        except KeyError:
+            found = self._after[names] = self._find(*names)
+            return found
+
+    def _find(self, variant: str, kind: str) -> "Open | None":
+        for index, slot in enumerate(self.slots):
+            if variant in slot.names or kind in slot.names:
+                remaining = self.slots[index if slot.repeats else index + 1 :]
+                return self if remaining == self.slots else Open(remaining)
+        return None
+
+
+_CLOSED = Open(())
 
 
 @dataclass(frozen=True)
@@ -125,48 +152,56 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
     """
     nodes = graph.nodes
     alive = _alive(graph) if runtime.removes_dead_branches else [True] * len(nodes)
-    reader: list[int] = [-1] * len(nodes)  # the only reader of each node, or -2 for several
-    for index, node in enumerate(nodes):
-        if alive[index]:
-            for source in node.inputs:
-                reader[source] = index if reader[source] == -1 else -2
-    for index in graph.outputs:
-        reader[index] = -2
-
+    reader = _only_readers(graph, alive)
     origin = list(range(len(nodes)))  # where the data of each node was written, behind views
     done = [False] * len(nodes)
-    found: list[tuple[int, Kernel, tuple[int, ...], list[int]]] = []  # last node, kernel, nodes, nodes that it reads
+    found: list[tuple[int, Kernel, list[int], list[int]]] = []  # last node, kernel, nodes, nodes that it reads
     for index, node in enumerate(nodes):
         if done[index] or not alive[index]:
             continue
-        operator = node.operator
-        if not operator.moves_data:
+        anchor = node.operator
+        if not anchor.moves_data:
             if node.inputs:
                 origin[index] = origin[node.inputs[0]]
             continue
         members = [index]
         fused = []
         inputs = list(node.inputs)
-        slots = runtime.slots_after(operator)
+        slots = runtime.after(anchor)
         last = index
-        while slots and (follower := reader[last]) >= 0 and not done[follower]:
-            operator = nodes[follower].operator
-            slots = _advance(slots, operator)
-            if slots is None or operator.output_shape != nodes[last].operator.output_shape:
+        while slots.slots and (follower := reader[last]) >= 0 and not done[follower]:
+            node = nodes[follower]
+            operator = node.operator
+            remaining = slots.after(operator)
+            if remaining is None or operator.output_shape != anchor.output_shape:
                 break
-            inputs += [source for source in nodes[follower].inputs if source != last]
+            slots = remaining
+            inputs += [source for source in node.inputs if source != last]
             last = follower
             members.append(last)
             fused.append(operator)
             done[last] = True
-        found.append((last, make_kernel(node.operator, tuple(fused), dtype), tuple(members), inputs))
+        found.append((last, make_kernel(anchor, tuple(fused), dtype), members, inputs))
     found.sort(key=itemgetter(0))
+    written_at = origin.__getitem__
     return tuple(
-        [
-            KernelNode(kernel, members, tuple([origin[source] for source in inputs]))
-            for _, kernel, members, inputs in found
-        ]
+        [KernelNode(kernel, tuple(members), tuple(map(written_at, inputs))) for _, kernel, members, inputs in found]
     )
+
+
+def names_that_follow(kernel: Kernel, runtime: Runtime) -> frozenset[str]:
+    """Names of the operators that would be fused into the kernel if they came next."""
+    remaining: Open | None = runtime.after(kernel.anchor)
+    for operator in kernel.fused:
+        remaining = remaining.after(operator) if remaining else None
+    return frozenset(name for slot in remaining.slots for name in slot.names) if remaining else frozenset()
+
+
+def only_reader(graph: Graph, index: int, runtime: Runtime) -> Operator | None:
+    """The operator that alone reads what a node writes, None for none, several, or an output of the network."""
+    alive = _alive(graph) if runtime.removes_dead_branches else [True] * len(graph.nodes)
+    found = _only_readers(graph, alive)[index]
+    return graph.nodes[found].operator if found >= 0 else None
 
 
 def load_runtime(name: str | Path) -> Runtime:
@@ -207,12 +242,16 @@ def _alive(graph: Graph) -> list[bool]:
     return alive
 
 
-def _advance(slots: tuple[Slot, ...], operator: Operator) -> tuple[Slot, ...] | None:
-    """Slots that remain after the operator took the first that fits; None where none does."""
-    for index, slot in enumerate(slots):
-        if operator.variant in slot.names or operator.kind in slot.names:
-            return slots[index if slot.repeats else index + 1 :]
-    return None
+def _only_readers(graph: Graph, alive: list[bool]) -> list[int]:
+    """For each node the only one that reads it; -1 for none, -2 for several or an output of the network."""
+    reader = [-1] * len(graph.nodes)
+    for index, node in enumerate(graph.nodes):
+        if alive[index]:
+            for source in node.inputs:
+                reader[source] = index if reader[source] == -1 else -2
+    for index in graph.outputs:
+        reader[index] = -2
+    return reader
 
 
 def _rule(mapping: object, where: str) -> FusionRule:

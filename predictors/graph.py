@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from predictors.operators import (
     Activation,
@@ -21,6 +21,9 @@ from predictors.operators import (
     View,
 )
 
+if TYPE_CHECKING:
+    from predictors.sections import Section
+
 
 @dataclass(frozen=True)
 class Node:
@@ -35,6 +38,9 @@ class Node:
 class Graph:
     """Nodes in topological order and the indices of those whose outputs leave the network.
 
+    `sections` are those that `predictors.sections.join` made it of, none for other graphs; they do not count when
+    graphs are compared.
+
     Raises:
         ValueError: a node reads a later node, or a shape that its producer does not write.
     """
@@ -42,6 +48,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
     name: str = field(default="", compare=False)
+    sections: tuple["Section", ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         nodes = self.nodes

@@ -8,18 +8,27 @@ other devices), and carries a standard deviation. A kernel that nobody knows sto
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import log, sqrt
-from typing import Literal
+from itertools import pairwise
+from math import log
+from typing import Any, TypeVar
 
-from predictors.cost import Cost, kernel_cost, peak_memory_bytes
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.cost import Cost, kernel_cost
 from predictors.device import ANY_CLASS, ClassEfficiency, Device
 from predictors.efficiency import LogEstimate, combine, latency_of, learn_efficiency
-from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime
+from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime, names_that_follow, only_reader
 from predictors.graph import Graph
 from predictors.lookup_table import LookupTable
+from predictors.predict_many import ArchSpace, BlockTables, Predictions, block_tables
 from predictors.roofline import Bound, class_latency_s, roofline
+from predictors.sections import Section
+from predictors.whole_network import KernelEstimate, Part, Provenance, Sums, energy_j, part_of, whole_network
 
-Provenance = Literal["measured", "interpolated", "roofline"]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
 PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline")
 
 TABLE_DRIFT = 0.05
@@ -44,20 +53,15 @@ it by 1.4. All of these are GPUs: for other devices it is a guess. Figures: docs
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelEstimate:
-    """What one kernel costs on the device: seconds, their standard deviation, where they come from, what bounds it."""
-
-    cost: Cost
-    latency_s: float
-    std_s: float
-    provenance: Provenance
-    bound: Bound
+_MAX_KERNELS = 1 << 16
+_MAX_PARTS = 1 << 14
+_MAX_SPACES = 4
+"""How much a predictor remembers; the oldest goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPrediction:
-    """One row of a prediction: a kernel of the network, in its place, with its estimate."""
+    """One row of a prediction: a kernel of the network, in its place, with what it takes there."""
 
     kernel: Kernel
     name: str
@@ -89,9 +93,13 @@ class Prediction:
     num_params: int
     cost: Cost
     peak_memory_bytes: int
-    estimates: tuple[KernelEstimate, ...] = field(repr=False)
-    kernel_nodes: tuple[KernelNode, ...] = field(repr=False)
+    parts: tuple[Part, ...] = field(repr=False)
     graph: Graph = field(repr=False)
+
+    @property
+    def num_kernels(self) -> int:
+        """Kernels that the runtime launches."""
+        return sum(len(part.estimates) for part in self.parts)
 
     @property
     def traffic_bytes(self) -> int:
@@ -110,23 +118,39 @@ class Prediction:
         Raises:
             ValueError: it gives neither.
         """
-        device = self.device
-        if not device.has_energy:
-            raise ValueError(f"device {device.name!r} gives no energy per MAC or byte, so energy_j is unknown")
-        per_mac = device.energy_per_mac.value if device.energy_per_mac else 0.0
-        per_byte = device.energy_per_byte.value if device.energy_per_byte else 0.0
-        return per_mac * self.cost.macs + per_byte * self.cost.traffic_bytes
+        joules: float = energy_j(self.device, self.cost.macs, self.cost.traffic_bytes)
+        return joules
+
+    @cached_property
+    def estimates(self) -> tuple[KernelEstimate, ...]:
+        """What each kernel costs by itself, in execution order."""
+        return tuple(estimate for part in self.parts for estimate in part.estimates)
+
+    @cached_property
+    def kernel_nodes(self) -> tuple[KernelNode, ...]:
+        """The kernels in execution order, with the graph's nodes that each runs."""
+        if len(self.parts) == 1:
+            return self.parts[0].kernel_nodes
+        found = []
+        shift = 0
+        for part in self.parts:
+            for node in part.kernel_nodes:
+                nodes, inputs = (tuple([index + shift for index in each]) for each in (node.nodes, node.inputs))
+                found.append(KernelNode(node.kernel, nodes, inputs))
+            shift += part.num_nodes - 1
+        return tuple(found)
 
     @cached_property
     def kernels(self) -> tuple[KernelPrediction, ...]:
-        """One row for each kernel, in execution order."""
+        """One row for each kernel, in execution order. Their seconds and `overhead_s` add up to `latency_s`."""
+        factor = self._in_network
         return tuple(
             KernelPrediction(
                 kernel=node.kernel,
                 name=self.graph.nodes[node.nodes[0]].name,
                 cost=estimate.cost,
-                latency_s=estimate.latency_s,
-                std_s=estimate.std_s,
+                latency_s=factor * estimate.latency_s,
+                std_s=factor * estimate.std_s,
                 provenance=estimate.provenance,
                 bound=estimate.bound,
             )
@@ -138,7 +162,7 @@ class Prediction:
         """Seconds of the kernels' time by where it comes from; the overhead is not among them."""
         seconds: dict[Provenance, float] = dict.fromkeys(PROVENANCES, 0.0)
         for estimate in self.estimates:
-            seconds[estimate.provenance] += estimate.latency_s
+            seconds[estimate.provenance] += self._in_network * estimate.latency_s
         return seconds
 
     @property
@@ -146,6 +170,10 @@ class Prediction:
         """Share of the kernels' time that is measured, from 0 to 1."""
         total = sum(self.time_by_provenance.values())
         return self.time_by_provenance["measured"] / total if total else 0.0
+
+    @property
+    def _in_network(self) -> float:
+        return self.device.in_network.value if self.device.in_network else 1.0
 
 
 class LatencyPredictor:
@@ -191,56 +219,108 @@ class LatencyPredictor:
         self._measured = {kernel: entry for table in self.tables for kernel, entry in table.entries.items()}
         self._learned = learn_efficiency(self.tables, device)
         self._estimates: dict[Kernel, KernelEstimate] = {}
+        self._parts: dict[Section, Part] = {}
+        self._block_tables: dict[int, tuple[ArchSpace, BlockTables | None]] = {}
 
     def predict(self, graph: Graph) -> Prediction:
         """Latency, traffic, intensity and memory of a network.
 
-        latency = sum of kernels + the device's overhead per network and per kernel. Its variance: measured and
-        interpolated kernels err each by themselves, and by `TABLE_DRIFT` together; kernels that share one class
-        efficiency err together.
+        latency = in_network * sum of kernels + the device's overhead per network and per kernel. Its variance: measured
+        and interpolated kernels err each by themselves, and by `TABLE_DRIFT` together; kernels that share one class
+        efficiency err together. Where the device gives `network_spread`, all kernels err each by themselves, and
+        networks by that.
+
+        Sections that the graph was joined of are remembered: a network of known ones is a sum over them.
         """
-        kernel_nodes = fuse(graph, self.runtime, self.dtype)
-        known = self._estimates
-        estimates = tuple([known.get(node.kernel) or self.estimate(node.kernel) for node in kernel_nodes])
-        latency_s = independent = from_tables_s = 0.0
-        macs = read = held = written = 0
-        together: dict[str, float] = {}
-        for node, estimate in zip(kernel_nodes, estimates):
-            latency_s += estimate.latency_s
-            cost = estimate.cost
-            macs += cost.macs
-            read += cost.read_bytes
-            held += cost.weight_bytes
-            written += cost.write_bytes
-            if estimate.provenance == "roofline":
-                kind = node.kernel.kind
-                together[kind] = together.get(kind, 0.0) + estimate.std_s
-            else:
-                independent += estimate.std_s**2
-                from_tables_s += estimate.latency_s
-        shared = (TABLE_DRIFT * from_tables_s) ** 2 + sum(std**2 for std in together.values())
-        overhead_s = _overhead_s(self.device, len(kernel_nodes))
+        parts = self._known_parts(graph) or (self._part(graph),)
+        sums = Sums._make(map(sum, zip(*[part.sums for part in parts])))
+        shared: dict[str, float] = {}
+        for part in parts:
+            for group, std_s in part.shared_std_s:
+                shared[group] = shared.get(group, 0.0) + std_s
+        shared_s2 = sum([std_s * std_s for std_s in shared.values()])
+        whole = whole_network(self.device, sums.latency_s, sums.num_kernels, sums.variance_s2, shared_s2)
         return Prediction(
             device=self.device,
             dtype=self.dtype,
-            latency_s=latency_s + overhead_s,
-            std_s=sqrt(independent + shared),
-            overhead_s=overhead_s,
-            macs=graph.macs,
-            num_params=graph.num_params,
-            cost=Cost(macs=macs, read_bytes=read, weight_bytes=held, write_bytes=written),
-            peak_memory_bytes=peak_memory_bytes(graph, kernel_nodes, self.dtype, self.device.channel_alignment),
-            estimates=estimates,
-            kernel_nodes=kernel_nodes,
+            latency_s=whole.latency_s,
+            std_s=whole.std_s,
+            overhead_s=whole.overhead_s,
+            macs=sums.macs,
+            num_params=sums.num_params,
+            cost=Cost(
+                macs=sums.executed_macs,
+                read_bytes=sums.read_bytes,
+                weight_bytes=sums.weight_bytes,
+                write_bytes=sums.write_bytes,
+            ),
+            peak_memory_bytes=max([part.peak_activation_bytes for part in parts]) + sums.weight_bytes,
+            parts=parts,
             graph=graph,
         )
+
+    def predict_many(self, space: ArchSpace, archs: Sequence[Mapping[str, int]] | NDArray[Any]) -> Predictions:
+        """What `predict(space.graph(arch))` says of each arch, as arrays; a million archs take about a second or less.
+
+        The costs of all blocks of the space are put into tables at the first call (seconds for a large space) and
+        remembered for the last few spaces. A space without `positions`, or one whose blocks the runtime fuses into
+        each other, is predicted arch by arch: the same numbers, slower.
+
+        Args:
+            space: not to be changed afterwards.
+            archs: of the space, N; or the integers of shape (N, len(space.choices)) that `space.encode` makes of them.
+
+        Raises:
+            ValueError: an arch, or an index, that the space does not have.
+        """
+        tables = self._tables_of(space)
+        if tables is None:
+            archs = space.decode(archs) if isinstance(archs, np.ndarray) else archs
+            return _stacked([self.predict(space.graph(arch)) for arch in archs], self.device)
+        return tables.predict(self.device, archs if isinstance(archs, np.ndarray) else space.encode(archs))
 
     def estimate(self, kernel: Kernel) -> KernelEstimate:
         """One kernel by itself; remembered, so that the next network that has it pays nothing."""
         estimate = self._estimates.get(kernel)
         if estimate is None:
-            estimate = self._estimates[kernel] = self._estimate(kernel)
+            estimate = self._estimate(kernel)
+            _remember(self._estimates, kernel, estimate, _MAX_KERNELS)
         return estimate
+
+    def _known_parts(self, graph: Graph) -> tuple[Part, ...]:
+        """Of the sections of a graph; none where it has none, or where a kernel would reach over a border."""
+        known = self._parts
+        parts = tuple([known.get(section) or self._section_part(section) for section in graph.sections])
+        for before, after in pairwise(parts):
+            if not before.follow.isdisjoint(after.begin):
+                return ()
+        return parts
+
+    def _section_part(self, section: Section) -> Part:
+        part = self._part(section.graph)
+        reader = only_reader(section.graph, 0, self.runtime)
+        part = replace(
+            part,
+            follow=names_that_follow(part.kernel_nodes[-1].kernel, self.runtime),
+            begin=frozenset((reader.variant, reader.kind)) if reader else frozenset(),
+        )
+        _remember(self._parts, section, part, _MAX_PARTS)
+        return part
+
+    def _part(self, graph: Graph) -> Part:
+        kernel_nodes = fuse(graph, self.runtime, self.dtype)
+        known = self._estimates
+        estimates = tuple([known.get(node.kernel) or self.estimate(node.kernel) for node in kernel_nodes])
+        return part_of(graph, kernel_nodes, estimates, self.dtype, self.device.channel_alignment)
+
+    def _tables_of(self, space: ArchSpace) -> BlockTables | None:
+        known = self._block_tables
+        for each, tables in known.values():
+            if each is space or each == space:
+                return tables
+        tables = block_tables(space, lambda section: self._parts.get(section) or self._section_part(section))
+        _remember(known, id(space), (space, tables), _MAX_SPACES)
+        return tables
 
     def _estimate(self, kernel: Kernel) -> KernelEstimate:
         cost = kernel_cost(kernel, self.device.channel_alignment)
@@ -255,7 +335,22 @@ class LatencyPredictor:
         else:
             found, provenance = self._class_efficiency(kernel, cost, roof.latency_s), "roofline"
         latency_s, std_s = latency_of(roof.latency_s, found)
-        return KernelEstimate(cost=cost, latency_s=latency_s, std_s=std_s, provenance=provenance, bound=roof.bound)
+        if self.device.network_spread:
+            variance_s2, shared_std_s, group = std_s**2, 0.0, ""
+        elif provenance == "roofline":
+            variance_s2, shared_std_s, group = 0.0, std_s, kernel.kind
+        else:
+            variance_s2, shared_std_s, group = std_s**2, TABLE_DRIFT * latency_s, "table"
+        return KernelEstimate(
+            cost=cost,
+            latency_s=latency_s,
+            std_s=std_s,
+            provenance=provenance,
+            bound=roof.bound,
+            variance_s2=variance_s2,
+            shared_std_s=shared_std_s,
+            group=group,
+        )
 
     def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> LogEstimate:
         classes = self.device.efficiency.get(kernel.dtype, {})
@@ -269,10 +364,30 @@ def _unknown_efficiency(device: Device) -> ClassEfficiency:
     return replace(UNKNOWN_EFFICIENCY, fixed_s=device.launch_s) if device.launch else UNKNOWN_EFFICIENCY
 
 
-def _overhead_s(device: Device, num_kernels: int) -> float:
-    per_network = device.network_overhead.value if device.network_overhead else 0.0
-    per_kernel = device.kernel_overhead.value if device.kernel_overhead else 0.0
-    return per_network + num_kernels * per_kernel
+def _stacked(predictions: Sequence[Prediction], device: Device) -> Predictions:
+    def floats(name: str) -> NDArray[np.float64]:
+        return np.array([getattr(each, name) for each in predictions], dtype=np.float64)
+
+    def counts(name: str) -> NDArray[np.int64]:
+        return np.array([getattr(each, name) for each in predictions], dtype=np.int64)
+
+    return Predictions(
+        latency_s=floats("latency_s"),
+        std_s=floats("std_s"),
+        macs=counts("macs"),
+        num_params=counts("num_params"),
+        traffic_bytes=counts("traffic_bytes"),
+        arithmetic_intensity=floats("arithmetic_intensity"),
+        peak_memory_bytes=counts("peak_memory_bytes"),
+        num_kernels=counts("num_kernels"),
+        energy_j=floats("energy_j") if device.has_energy else None,
+    )
+
+
+def _remember(known: dict[_Key, _Value], key: _Key, value: _Value, limit: int) -> None:
+    while len(known) >= limit:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def _check_table(table: LookupTable, device: Device, runtime: Runtime, dtype: str) -> None:

@@ -6,13 +6,14 @@ https://arxiv.org/abs/1908.09791, and their code (`OFAMobileNetV3`, https://gith
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from typing_extensions import Self
 
-from predictors.graph import Graph, GraphBuilder, Node
+from predictors.graph import Graph, GraphBuilder
 from predictors.operators import Shape
+from predictors.sections import Position, Section, joined
 from search_spaces.space import KnobSpace
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class BlockSpec(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All that graph and module of one arch are made of; both read it, so neither can differ from the other."""
+    """All that the module of one arch is made of; its graph is made of the same specs, so neither can differ."""
 
     stem_channels: int
     stem_stride: int
@@ -156,18 +157,22 @@ class MobileNetV3Space(KnobSpace):
         )
         return self._fixed_layers._replace(stages=stages)
 
+    @cached_property
+    def positions(self) -> tuple[Position, ...]:
+        """Stem, first block, every block of every stage, head. All depend on the image's size."""
+        size = ("resolution",) if len(self.resolutions) > 1 else ()
+        found = [Position(size, self._stem_at), Position(size, self._first_block_at)]
+        for stage, (depth_knob, blocks) in enumerate(self._block_knobs):
+            for block, (kernel_knob, expansion_knob, _) in enumerate(blocks):
+                depth = () if block < self.depths[0] else (depth_knob,)
+                found.append(
+                    Position((*size, *depth, kernel_knob, expansion_knob), partial(self._block_at, stage, block))
+                )
+        return (*found, Position(size, self._head_at))
+
     def graph(self, arch: Mapping[str, int]) -> Graph:
-        layout = self.layout(arch)
-        size = self.image_size(arch)
-        if self.deployed_resolution is not None:
-            size = size * self.deployed_resolution // self.resolution
-        nodes = list(_stem_nodes((self.batch, self.in_channels, size, size), layout[:3]))
-        nodes += _block_nodes(len(nodes), nodes[-1].operator.output_shape, layout.first_block, "first_block")
-        for stage, blocks in enumerate(layout.stages):
-            for block, spec in enumerate(blocks):
-                nodes += _block_nodes(len(nodes), nodes[-1].operator.output_shape, spec, f"stages.{stage}.{block}")
-        nodes += _head_nodes(len(nodes), nodes[-1].operator.output_shape, layout[5:])
-        return Graph(tuple(nodes), (len(nodes) - 1,), name=self.name)
+        self.check(arch)
+        return joined(self.positions, arch, self.name)
 
     def build(self, arch: Mapping[str, int]) -> "MobileNetV3":
         from search_spaces.mobilenet_v3_modules import MobileNetV3
@@ -189,6 +194,38 @@ class MobileNetV3Space(KnobSpace):
                     f"{list(self.resolutions)} would become {each * resolution / self.resolution:g}"
                 )
         return replace(self, deployed_resolution=resolution, batch=batch)
+
+    def _stem_at(self, knobs: Mapping[str, int]) -> Section:
+        return _stem((self.batch, self.in_channels, *self._image(knobs)), self._fixed_layers[:3])
+
+    def _first_block_at(self, knobs: Mapping[str, int]) -> Section:
+        return _block(self._shape_after(0, 0, knobs), self._fixed_layers.first_block, "first_block")
+
+    def _block_at(self, stage: int, block: int, knobs: Mapping[str, int]) -> Section | None:
+        depth_knob, blocks = self._block_knobs[stage]
+        if block >= knobs.get(depth_knob, self.depths[-1]):
+            return None
+        kernel, expansion, specs = blocks[block]
+        shape = self._shape_after(stage, block, knobs)
+        return _block(shape, specs[knobs[kernel], knobs[expansion]], f"stages.{stage}.{block}")
+
+    def _head_at(self, knobs: Mapping[str, int]) -> Section:
+        return _head(self._shape_after(len(self.stage_widths), 0, knobs), self._fixed_layers[5:])
+
+    def _image(self, knobs: Mapping[str, int]) -> tuple[int, int]:
+        size = self.image_size(knobs)
+        if self.deployed_resolution is not None:
+            size = size * self.deployed_resolution // self.resolution
+        return size, size
+
+    def _shape_after(self, num_stages: int, num_blocks: int, knobs: Mapping[str, int]) -> Shape:
+        """What leaves so many whole stages, and so many blocks of the next one."""
+        strides = self.stage_strides[: num_stages + (num_blocks > 0)]
+        height, width = self._image(knobs)
+        for stride in (self.stem_stride, *strides):  # odd kernels with half of them as padding
+            height, width = -(-height // stride), -(-width // stride)
+        channels = self._width(self.stage_widths[len(strides) - 1] if strides else self.stem_width)
+        return self.batch, channels, height, width
 
     @cached_property
     def _fixed_layers(self) -> Layout:
@@ -249,21 +286,21 @@ def make_divisible(channels: float, multiple: int = CHANNEL_MULTIPLE) -> int:
     return rounded + multiple if rounded < 0.9 * channels else rounded
 
 
-# Sections of the graph come from caches: of a few thousand distinct ones, a search asks for the same again and again.
+# Sections come from caches, so that equal ones of all spaces are one: a search asks for the same few thousand again and
+# again, and predictors remember what each costs.
 
 
 @lru_cache(maxsize=256)
-def _stem_nodes(shape: Shape, layers: tuple[int, int, str]) -> tuple[Node, ...]:
+def _stem(shape: Shape, layers: tuple[int, int, str]) -> Section:
     channels, stride, activation = layers
     builder = GraphBuilder()
     x = builder.input(shape, "input")
     x = _conv_bn(builder, x, "stem", channels, kernel=3, stride=stride, activation=activation)
-    return builder.graph(x).nodes
+    return Section(builder.graph(x))
 
 
 @lru_cache(maxsize=1 << 15)
-def _block_nodes(start: int, shape: Shape, spec: BlockSpec, name: str) -> tuple[Node, ...]:
-    """A block's nodes in a graph that has `start` nodes before it, the last of which feeds it."""
+def _block(shape: Shape, spec: BlockSpec, name: str) -> Section:
     builder = GraphBuilder()
     x = y = builder.input(shape)
     hidden = spec.hidden_channels
@@ -283,11 +320,11 @@ def _block_nodes(start: int, shape: Shape, spec: BlockSpec, name: str) -> tuple[
     y = _conv_bn(builder, y, f"{name}.project", spec.out_channels)
     if spec.has_residual:
         y = builder.elementwise("add", x, y, name=name)
-    return _moved(builder.graph(y), start)
+    return Section(builder.graph(y))
 
 
-@lru_cache(maxsize=4096)
-def _head_nodes(start: int, shape: Shape, layers: tuple[int, int, int]) -> tuple[Node, ...]:
+@lru_cache(maxsize=256)
+def _head(shape: Shape, layers: tuple[int, int, int]) -> Section:
     head_channels, feature_channels, num_classes = layers
     builder = GraphBuilder()
     x = _conv_bn(builder, builder.input(shape), "head", head_channels, activation="hardswish")
@@ -295,7 +332,7 @@ def _head_nodes(start: int, shape: Shape, layers: tuple[int, int, int]) -> tuple
     x = builder.conv2d(x, feature_channels, kernel=1, name="feature_mix.conv")
     x = builder.activation(x, "hardswish", "feature_mix.act")
     x = builder.linear(builder.flatten(x, "flatten"), num_classes, name="classifier")
-    return _moved(builder.graph(x), start)
+    return Section(builder.graph(x))
 
 
 def _conv_bn(
@@ -305,9 +342,3 @@ def _conv_bn(
     x = builder.conv2d(x, channels, kernel=kernel, stride=stride, groups=groups, name=f"{name}.conv")
     x = builder.batch_norm(x, f"{name}.bn")
     return builder.activation(x, activation, f"{name}.act") if activation else x
-
-
-def _moved(section: Graph, start: int) -> tuple[Node, ...]:
-    """The nodes after the section's input, behind `start` other nodes of which the last takes the input's place."""
-    shift = start - 1
-    return tuple(Node(node.operator, tuple(i + shift for i in node.inputs), node.name) for node in section.nodes[1:])

@@ -8,6 +8,7 @@ import numpy as np
 from typing_extensions import Self
 
 from predictors.graph import Graph
+from predictors.sections import Position
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +56,12 @@ class Space(Protocol):
     def image_size(self, arch: Mapping[str, int]) -> int:
         """Height and width of the images that the arch is trained and evaluated on, in pixels."""
 
+    @property
+    def positions(self) -> Sequence[Position]:
+        """How graphs are cut: the places of a network and what may stand at each, in order. Joined, the sections of an
+        arch are its graph. None, if the space does not say: `LatencyPredictor.predict_many` then asks arch by arch.
+        """
+
     def graph(self, arch: Mapping[str, int]) -> Graph:
         """The network as operators, without building a module."""
 
@@ -92,6 +99,10 @@ class KnobSpace(ABC):
     @abstractmethod
     def dead_knobs(self, arch: Mapping[str, int]) -> Iterable[str]:
         """Knobs without effect in this arch, e.g. those of blocks beyond a stage's depth."""
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        return ()
 
     @abstractmethod
     def graph(self, arch: Mapping[str, int]) -> Graph: ...
@@ -132,10 +143,17 @@ class KnobSpace(ABC):
         return arch.get("resolution", self.resolution)
 
     def encode(self, archs: Sequence[Mapping[str, int]]) -> np.ndarray:
+        knobs = [(knob, {value: index for index, value in enumerate(values)}) for knob, values in self.choices.items()]
+        rows = []
         for arch in archs:
-            self.check(arch)
-        rows = [[values.index(arch[knob]) for knob, values in self.choices.items()] for arch in archs]
-        return np.array(rows, dtype=np.int64).reshape(len(archs), len(self.choices))
+            try:
+                rows.append([index_of[arch[knob]] for knob, index_of in knobs])
+            except (KeyError, TypeError):
+                self.check(arch)
+                raise
+            if len(arch) != len(knobs):
+                self.check(arch)
+        return np.array(rows, dtype=np.int64).reshape(len(archs), len(knobs))
 
     def decode(self, indices: np.ndarray) -> list[Arch]:
         """Archs of an integer array of shape (num_archs, len(choices)).

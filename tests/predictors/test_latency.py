@@ -157,6 +157,37 @@ def test_the_time_is_that_of_the_kernels_and_the_overhead():
     assert sum(prediction.time_by_provenance.values()) == pytest.approx(kernels_s)
 
 
+def test_kernels_inside_a_network_take_another_time_than_by_themselves():
+    """0.9 times as long, and the overheads on top; rows and overhead still add up to the whole."""
+    graph = network(8, 16)
+    alone = LatencyPredictor(TOY, []).predict(graph)
+    corrections = {
+        "in_network": quantity(0.9, "1"), "network_overhead": quantity(50, "us"), "kernel_overhead": quantity(3, "us"),
+    }  # fmt: skip
+    prediction = LatencyPredictor(device_from_mapping(MAPPING | corrections), []).predict(graph)
+    assert prediction.latency_s == pytest.approx(0.9 * alone.latency_s + 50e-6 + 4 * 3e-6)
+    assert prediction.std_s == pytest.approx(0.9 * alone.std_s)
+    assert [row.latency_s for row in prediction.kernels] == pytest.approx(
+        [0.9 * row.latency_s for row in alone.kernels]
+    )
+    assert sum(prediction.time_by_provenance.values()) + prediction.overhead_s == pytest.approx(prediction.latency_s)
+    assert [estimate.latency_s for estimate in prediction.estimates] == [row.latency_s for row in alone.kernels]
+
+
+def test_where_networks_were_compared_their_spread_takes_the_place_of_what_kernels_err_together():
+    graph = network(8, 8, 8)
+    kernels = kernels_of(graph)
+    device = device_from_mapping(
+        MAPPING | {"network_spread": quantity(0.04, "1"), "network_overhead": quantity(100, "us")}
+    )
+    rough = LatencyPredictor(device, []).predict(graph)
+    alone = sum(row.std_s**2 for row in rough.kernels)
+    assert rough.std_s == pytest.approx(sqrt(alone + (0.04 * rough.latency_s) ** 2))
+    measured = LatencyPredictor(device, [table(dict.fromkeys(kernels, 1e-4), spread=0.1)]).predict(graph)
+    assert measured.latency_s == pytest.approx(6e-4 + 1e-4)
+    assert measured.std_s == pytest.approx(sqrt(6 * 1e-5**2 + (0.04 * 7e-4) ** 2))
+
+
 def test_costs_are_those_of_all_kernels():
     graph = network(8, 16)
     prediction = LatencyPredictor(TOY, []).predict(graph)
@@ -164,6 +195,7 @@ def test_costs_are_those_of_all_kernels():
     assert prediction.traffic_bytes == sum(cost.traffic_bytes for cost in costs)
     assert prediction.cost.macs == sum(cost.macs for cost in costs) == prediction.macs == graph.macs
     assert prediction.num_params == graph.num_params
+    assert prediction.num_kernels == len(costs) == 4
     assert prediction.arithmetic_intensity == 2 * prediction.macs / prediction.traffic_bytes
     assert costs == [kernel_cost(kernel) for kernel in kernels_of(graph)]
 

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictors import trace
+from predictors import Graph, LatencyPredictor, load_device, trace
 from predictors.paths import shipped
+from predictors.sections import joined
 from search_spaces import Arch, Space, load_space
 from search_spaces.supernet import Supernet
 
@@ -87,6 +88,35 @@ def test_a_mutated_arch_is_in_the_space_and_lies_between_smallest_and_largest(
     least, most = space.graph(space.smallest()), space.graph(space.largest())
     assert least.macs <= space.graph(mutated).macs <= most.macs
     assert least.num_params <= space.graph(mutated).num_params <= most.num_params
+
+
+@every_space
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_what_stands_at_the_positions_joined_is_the_graph(name: str, data: st.DataObject) -> None:
+    """What costs of many archs are gathered from; a position is decided by its own knobs alone."""
+    space = space_named(name)
+    arch = {knob: data.draw(st.sampled_from(values), label=knob) for knob, values in space.choices.items()}
+    for position in space.positions:
+        assert position.section({knob: arch[knob] for knob in position.knobs}) is position.at(arch)
+    if space.positions:
+        graph = joined(space.positions, arch)
+        assert graph == space.graph(arch)
+        assert Graph(graph.nodes, graph.outputs) == graph, "checked anew, without its sections"
+
+
+@every_space
+def test_many_archs_cost_what_each_does(name: str) -> None:
+    space = space_named(name)
+    predictor = LatencyPredictor(load_device("v100"), [])
+    sizes = [len(values) for values in space.choices.values()]
+    indices = np.random.default_rng(0).integers(0, sizes, size=(20, len(sizes)))
+    found = predictor.predict_many(space, indices)
+    for row, arch in enumerate(space.decode(indices)):
+        graph = space.graph(arch)
+        expected = predictor.predict(Graph(graph.nodes, graph.outputs))
+        for metric in ("latency_s", "std_s", "macs", "num_params", "traffic_bytes", "peak_memory_bytes"):
+            assert getattr(found, metric)[row] == pytest.approx(getattr(expected, metric), rel=1e-9), metric
 
 
 @every_space

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from predictors import trace
 from predictors.paths import shipped
 from search_spaces import load_space, space_from_mapping
 from search_spaces.mobilenet_v3 import make_divisible
@@ -58,6 +59,15 @@ def test_nodes_are_named_like_the_modules_that_they_come_from() -> None:
     modules = dict(space.build(space.largest()).named_modules())
     for node in space.graph(space.largest()).nodes[1:]:
         assert node.name in modules
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 3])
+@pytest.mark.parametrize("strides", [[1, 2, 3], [3, 3, 1]])
+def test_sizes_between_blocks_follow_from_the_strides_whatever_they_are(stem_stride: int, strides: list[int]) -> None:
+    space = load_space("mobilenet_v3_tiny", resolutions=[21, 33], stem_stride=stem_stride, stage_strides=strides)
+    for arch in (space.smallest(), space.largest()):
+        graph = space.graph(arch)
+        assert trace(space.build(arch).eval(), torch.zeros(graph.nodes[0].operator.output_shape)) == graph
 
 
 def test_resolutions_scale_with_deployment() -> None:
