@@ -1,31 +1,65 @@
 """How much of the roofline a kernel reaches, learned from measured kernels and interpolated in log space.
 
-efficiency = roofline time / measured time. A Gaussian process per kernel class interpolates ln(efficiency) over
-log features; it denoises the entries by their own spread and says how sure it is where nothing was measured.
-Source: Rasmussen, Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1.
+efficiency = roofline time / measured time. For each kernel class two Gaussian processes interpolate ln(efficiency):
+one over the kernel's shape, around class shares of the peaks fitted to the same kernels; one over its work, around the
+class's median efficiency. They err in different ways, so their weighted mean errs less than either. Deviations are
+scaled by what kernels that were left out show.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import exp, log, sqrt
-from typing import Any
+from dataclasses import dataclass, field
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.cost import Cost, kernel_cost
 from predictors.device import Device
+from predictors.features import SHAPE_VIEW, WORK_VIEW, view_features
+from predictors.features import kernel_features as kernel_features
 from predictors.fusion import Kernel
+from predictors.gaussian_process import Process, fit
 from predictors.lookup_table import LookupTable
-from predictors.operators import Conv2d
 from predictors.roofline import roofline
 
 MIN_KERNELS = 8
 """A class with fewer measured kernels than this is not interpolated."""
 
-_LENGTH_SCALES = (1.0, 2.0, 4.0, 8.0)
-_NOISES = (0.02, 0.05, 0.1, 0.2, 0.4)
-_MAX_KERNELS = 1500
+DTYPE_STD = 0.3
+"""Deviation of ln(efficiency) that a kernel in another dtype than the measured ones adds to theirs.
+
+Two Adrenos' float16 kernels miss their float32 ones, and those that add up in float32, by 0.25 to 0.29."""
+
+EXTRAPOLATION_STD = 0.15
+"""Deviation of ln(efficiency) for each factor e beyond the measured range of a size, of work or of traffic.
+
+From predicting the larger half of the kernels from the smaller on six CPU runtimes, two Adrenos and a V100."""
+
+EXTRAPOLATION_FACTOR = 4.0
+"""From so many times the largest measured work or traffic on an `ExtrapolationWarning` is given.
+
+Below the smallest the deviation grows alike, but a tiny kernel takes hardly more than its launch, and a network of tiny
+ones would be warned of in vain."""
+
+_SPLIT = 1500
+"""A kind with more kernels is learned window by window, then stride by stride: a process takes that many at most."""
+_MIN_PART = 200
+_FOLDS = 5
+_MAX_FOLDED = 400
+"""Up to so many kernels the deviations come from fits without each fold; beyond it from the closed form."""
+_TUNING, _LARGE_TUNING, _FOLD_TUNING = 150, 400, 60
+"""Kernels that hyperparameters are tuned on: of a class up to `_MAX_FOLDED`, of a larger one, and without a fold."""
+_WEIGHT_PRIOR, _SCALE_PRIOR = 40, 10
+"""Kernels that even weights of the two processes, and deviations as they are, count for."""
+_RANGE = ("macs", "traffic", "weights", "positions", "channels", "channels_in")
+_WARNED_OF = 2  # the first of them: work and traffic
+
+_Array = NDArray[np.float64]
+
+
+class ExtrapolationWarning(UserWarning):
+    """A kernel lies far above what was measured, or is in another dtype; its estimate has a larger deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,89 +70,89 @@ class LogEstimate:
     std: float
 
 
-@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class _Process:
-    """A fitted Gaussian process over the measured kernels of one class; k kernels, f features."""
-
-    features_KF: NDArray[np.float64]
-    shift_F: NDArray[np.float64]
-    scale_F: NDArray[np.float64]
-    weights_K: NDArray[np.float64]
-    inverse_factor_KK: NDArray[np.float64]
-    mean: float
-    variance: float
-    noise: float
-    length_scale: float
-
-    def at(self, features_F: NDArray[np.float64]) -> LogEstimate:
-        """Posterior of ln(efficiency) of an unseen kernel, the scatter between kernels of one class included."""
-        point = (features_F - self.shift_F) / self.scale_F
-        covariance_K = self.variance * _matern(_distances(self.features_KF, point[None]), self.length_scale)[:, 0]
-        explained_K = self.inverse_factor_KK @ covariance_K
-        variance = max(self.variance - float(explained_K @ explained_K), 0.0) + self.noise**2
-        return LogEstimate(self.mean + float(covariance_K @ self.weights_K), sqrt(variance))
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class LearnedEfficiency:
-    """Interpolators by kernel class. `learn_efficiency` makes it; `at` answers None for a class it has not seen."""
+    """What was learned by kernel class. `learn_efficiency` makes it; a class is fitted when it is first asked for."""
 
-    processes: Mapping[str, _Process]
+    device: Device
+    measured: Mapping[str, "_Measured"]
+    _models: dict[str, "_Model"] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     def at(self, kernel: Kernel, cost: Cost) -> LogEstimate | None:
-        """ln(efficiency) of a kernel with that cost on the device that was learned from."""
-        process = self.processes.get(kernel.kind)
-        return process.at(kernel_features(kernel, cost)) if process else None
+        """ln(efficiency) of a kernel with that cost on the device; None for a class with too few measured kernels.
+
+        For a measured kernel it is what the others say of it, without its own entry.
+
+        Warns:
+            ExtrapolationWarning: it is far larger than all that was measured, or of another dtype.
+        """
+        return self.many([kernel], [cost])[0]
+
+    def many(self, kernels: Sequence[Kernel], costs: Sequence[Cost]) -> list[LogEstimate | None]:
+        """`at` for several kernels at once, which takes less time for each."""
+        found: list[LogEstimate | None] = [None] * len(kernels)
+        unseen: dict[str, list[int]] = {}
+        for index, kernel in enumerate(kernels):
+            name = _class_of(kernel, self.measured)
+            if name is not None:
+                found[index] = self._model(name).left_out.get(kernel)
+                if found[index] is None:
+                    unseen.setdefault(name, []).append(index)
+        for name, members in unseen.items():
+            model = self._model(name)
+            estimates = _predict(model, [kernels[index] for index in members], [costs[index] for index in members],
+                                 self.device)  # fmt: skip
+            for index, (mean, std, above) in zip(members, estimates):
+                is_other_dtype = kernels[index].dtype not in model.dtypes
+                if is_other_dtype:
+                    std = hypot(std, DTYPE_STD)
+                if is_other_dtype or above > log(EXTRAPOLATION_FACTOR):
+                    self._warn(name, kernels[index], above)
+                found[index] = LogEstimate(mean, std)
+        return found
+
+    def _model(self, name: str) -> "_Model":
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _fit_class(self.measured[name], self.device)
+        return model
+
+    def _warn(self, name: str, kernel: Kernel, above: float) -> None:
+        if name in self._warned:
+            return
+        self._warned.add(name)
+        warnings.warn(
+            f"{kernel.text} in {kernel.dtype} is {exp(above):.1f} times the largest measured of {name!r} on "
+            f"{self.device.name!r} ({len(self.measured[name].kernels)} kernels, {sorted(self._model(name).dtypes)}); "
+            "its time is extrapolated and its deviation larger (said once for each class)",
+            ExtrapolationWarning,
+            stacklevel=4,
+        )
 
 
 def learn_efficiency(tables: Sequence[LookupTable], device: Device) -> LearnedEfficiency:
-    """Fit one interpolator for each kernel kind with at least `MIN_KERNELS` measured kernels."""
-    rows: dict[str, list[tuple[NDArray[np.float64], float, float]]] = {}
+    """What the tables say of each kernel class with at least `MIN_KERNELS` measured kernels."""
+    kinds: dict[str, dict[Kernel, tuple[float, float]]] = {}
     for table in tables:
-        for kernel, measured in table.entries.items():
-            cost = kernel_cost(kernel, device.channel_alignment)
-            target = log(roofline(cost, device, kernel.dtype).latency_s / measured.latency_p50_s)
-            rows.setdefault(kernel.kind, []).append((kernel_features(kernel, cost), target, measured.spread))
-    return LearnedEfficiency(
-        {
-            kind: _fit(
-                np.stack([features for features, _, _ in found]),
-                np.array([target for _, target, _ in found]),
-                np.array([spread for _, _, spread in found]),
-            )
-            for kind, found in rows.items()
-            if len(found) >= MIN_KERNELS
-        }
-    )
-
-
-def kernel_features(kernel: Kernel, cost: Cost) -> NDArray[np.float64]:
-    """Log features that decide how much of a peak a kernel reaches: work, traffic, sizes, window and stride."""
-    anchor = kernel.anchor
-    output = anchor.output_shape
-    channels = output[1] if len(output) >= 4 else output[-1]
-    inputs = anchor.input_shapes[0] if anchor.input_shapes else (1,)
-    channels_in = inputs[1] if len(inputs) >= 4 else inputs[-1]
-    window, stride = (anchor.kernel[0], anchor.stride[0]) if isinstance(anchor, Conv2d) else (1, 1)
-    return np.log(
-        [
-            1.0 + cost.macs,
-            1.0 + cost.traffic_bytes,
-            1.0 + cost.weight_bytes,
-            channels,
-            channels_in,
-            anchor.write_elements / channels,
-            window,
-            stride,
-            1.0 + len(kernel.fused),
-        ]
-    )
+        for kernel, entry in table.entries.items():
+            kinds.setdefault(kernel.kind, {})[kernel] = entry.latency_p50_s, entry.spread
+    measured = {}
+    for kind, found in kinds.items():
+        for name, kernels in _parts(kind, list(found)).items():
+            if len(kernels) >= MIN_KERNELS:
+                costs = [kernel_cost(kernel, device.channel_alignment) for kernel in kernels]
+                seconds, spreads = zip(*(found[kernel] for kernel in kernels))
+                measured[name] = _Measured(
+                    kernels=kernels, costs=costs, measured_s_K=np.array(seconds), spread_K=np.array(spreads)
+                )
+    return LearnedEfficiency(device, measured)
 
 
 def combine(measured_log: float, spread: float, interpolated: LogEstimate | None) -> LogEstimate:
     """A measurement smoothed by its neighbours: both weighted by the inverse of their variance, in log space.
 
-    A clean measurement (spread 0) is kept as it is.
+    The two must be independent: `interpolated` is what other kernels say. A clean measurement (spread 0) is kept.
     """
     if interpolated is None or spread == 0.0:
         return LogEstimate(measured_log, spread)
@@ -127,61 +161,234 @@ def combine(measured_log: float, spread: float, interpolated: LogEstimate | None
     return LogEstimate(mean, sqrt(trust) * spread)
 
 
-# ------------------------------------------------------------------------------------------------------------ private
-
-
-def _distances(a_KF: NDArray[np.float64], b_LF: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Euclidean distances, (k, l)."""
-    squared_KL = (a_KF**2).sum(1)[:, None] + (b_LF**2).sum(1) - 2.0 * a_KF @ b_LF.T
-    distance_KL: NDArray[np.float64] = np.sqrt(np.maximum(squared_KL, 0.0))
-    return distance_KL
-
-
-def _matern(distance_KL: NDArray[np.float64], length_scale: float) -> NDArray[np.float64]:
-    """Matern 5/2 covariance of unit variance: smooth, yet not so smooth that cliffs ring."""
-    scaled_KL = sqrt(5.0) * distance_KL / length_scale
-    covariance_KL: NDArray[np.float64] = (1.0 + scaled_KL + scaled_KL**2 / 3.0) * np.exp(-scaled_KL)
-    return covariance_KL
-
-
-def _fit(features_KF: NDArray[np.float64], target_K: NDArray[np.float64], spread_K: NDArray[np.float64]) -> _Process:
-    """Length scale and scatter by the greatest marginal likelihood on a small grid."""
-    if len(target_K) > _MAX_KERNELS:
-        keep = np.random.default_rng(0).choice(len(target_K), _MAX_KERNELS, replace=False)
-        features_KF, target_K, spread_K = features_KF[keep], target_K[keep], spread_K[keep]
-    shift_F = features_KF.mean(0)
-    scale_F = np.where(features_KF.std(0) > 1e-9, features_KF.std(0), 1.0)
-    points_KF = (features_KF - shift_F) / scale_F
-    mean = float(np.median(target_K))
-    residual_K = target_K - mean
-    variance = max(float(residual_K.var()), 1e-4)
-
-    distance_KK = _distances(points_KF, points_KF)
-
-    def factor(length_scale: float, noise: float) -> tuple[float, Any, Any]:
-        covariance_KK = variance * _matern(distance_KK, length_scale)
-        factor_KK = np.linalg.cholesky(covariance_KK + np.diag(noise**2 + spread_K**2))
-        weights_K = np.linalg.solve(factor_KK.T, np.linalg.solve(factor_KK, residual_K))
-        evidence = -0.5 * float(residual_K @ weights_K) - float(np.log(np.diag(factor_KK)).sum())
-        return evidence, factor_KK, weights_K
-
-    grid = [(length_scale, noise) for length_scale in _LENGTH_SCALES for noise in _NOISES]
-    length_scale, noise = max(grid, key=lambda point: factor(*point)[0])
-    _, factor_KK, weights_K = factor(length_scale, noise)
-    return _Process(
-        features_KF=points_KF,
-        shift_F=shift_F,
-        scale_F=scale_F,
-        weights_K=weights_K,
-        inverse_factor_KK=np.linalg.inv(factor_KK),
-        mean=mean,
-        variance=variance,
-        noise=noise,
-        length_scale=length_scale,
-    )
-
-
 def latency_of(roofline_s: float, log_efficiency: LogEstimate) -> tuple[float, float]:
     """Seconds and their standard deviation from a roofline time and ln(efficiency)."""
     latency_s = roofline_s * exp(-log_efficiency.mean)
     return latency_s, latency_s * log_efficiency.std
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Measured:
+    """K measured kernels of one class."""
+
+    kernels: Sequence[Kernel]
+    costs: Sequence[Cost]
+    measured_s_K: _Array
+    spread_K: _Array
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Members:
+    """The two processes: over shapes around class shares, over work around a constant."""
+
+    log_factors_T: _Array
+    by_shape: Process
+    by_work: Process
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Model:
+    """A fitted class.
+
+    Attributes:
+        shape_weight: of the process over shapes; the other has the rest.
+        std_scale: factor on the processes' deviations.
+        least_R, most_R: logs of the measured range of the features `_RANGE`.
+        left_out: each measured kernel as the others predict it.
+    """
+
+    members: _Members
+    shape_weight: float
+    std_scale: float
+    least_R: _Array
+    most_R: _Array
+    left_out: Mapping[Kernel, LogEstimate]
+    dtypes: frozenset[str]
+
+
+def _parts(kind: str, kernels: list[Kernel]) -> dict[str, list[Kernel]]:
+    """The kernels by the class that they are learned in, and all together (at most `_SPLIT`) under their kind."""
+    if len(kernels) <= _SPLIT:
+        return {kind: kernels}
+    found: dict[str, list[Kernel]] = {}
+    for level in (-2, -3):
+        parts: dict[str, list[Kernel]] = {}
+        for kernel in kernels:
+            if len(kernel.classes) >= -level:
+                parts.setdefault(kernel.classes[level], []).append(kernel)
+        found |= {name: members for name, members in parts.items() if len(members) >= _MIN_PART}
+        if all(len(members) <= _SPLIT for members in parts.values()):
+            break
+    return {name: _sampled(members) for name, members in {**found, kind: kernels}.items()}
+
+
+def _sampled(kernels: list[Kernel]) -> list[Kernel]:
+    if len(kernels) <= _SPLIT:
+        return kernels
+    return [kernels[index] for index in np.random.default_rng(0).choice(len(kernels), _SPLIT, replace=False)]
+
+
+def _class_of(kernel: Kernel, known: Mapping[str, object]) -> str | None:
+    return next((name for name in (*kernel.classes, kernel.kind) if name in known), None)
+
+
+def _views(kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device) -> tuple[_Array, ...]:
+    units = int(device.compute_units.value) if device.compute_units else None
+    return view_features(kernels, costs, (SHAPE_VIEW, WORK_VIEW), units)
+
+
+def _ranged(work_KF: _Array) -> _Array:
+    return work_KF[:, [WORK_VIEW.index(name) for name in _RANGE]]
+
+
+def _terms_s(kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device) -> _Array:
+    """Seconds at full peaks for arithmetic, reading and writing, and one second, (kernels, 4)."""
+    rows = []
+    for kernel, cost in zip(kernels, costs):
+        bandwidth = device.bandwidth_for(cost.traffic_bytes)
+        compute_s = cost.flops / device.peak_flops(kernel.dtype)
+        rows.append((compute_s, (cost.read_bytes + cost.weight_bytes) / bandwidth, cost.write_bytes / bandwidth, 1.0))
+    return np.array(rows)
+
+
+def _roofline_log(kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device) -> _Array:
+    seconds_K = np.array([roofline(cost, device, kernel.dtype).latency_s for kernel, cost in zip(kernels, costs)])
+    logs_K: _Array = np.log(seconds_K)
+    return logs_K
+
+
+_FACTOR_PRIOR = np.array([(0.7, 1.0), (1.0, 1.0), (0.7, 1.0), (-2.0, 2.0)])
+"""Mean and deviation of ln(1 / share of a peak) of arithmetic, reading and writing, and of ln(fixed / median time)."""
+_FACTOR_STEPS = 30
+
+
+def _log_factors(terms_KT: _Array, measured_s_K: _Array) -> _Array:
+    """Logs of factors of the terms that bring their sums near the measured times, in log space; outliers pull less.
+
+    Gauss-Newton steps on Cauchy-weighted residuals, with a prior for what the kernels do not tell apart.
+    """
+    prior_T, width_T = _FACTOR_PRIOR.T
+    prior_T = prior_T + np.array([0.0, 0.0, 0.0, log(float(np.median(measured_s_K)))])
+    at_T: _Array = prior_T
+    for _ in range(_FACTOR_STEPS):
+        parts_KT = terms_KT * np.exp(at_T)
+        sum_K = parts_KT.sum(1)
+        residual_K = np.log(sum_K / measured_s_K)
+        slope_KT = parts_KT / sum_K[:, None]
+        scale = max(1.5 * float(np.median(np.abs(residual_K))), 0.02)
+        weight_K = 1.0 / (scale**2 * (1.0 + (residual_K / (2.0 * scale)) ** 2))
+        curvature_TT = (slope_KT * weight_K[:, None]).T @ slope_KT + np.diag(1.0 / width_T**2)
+        downhill_T = -(slope_KT.T @ (weight_K * residual_K)) - (at_T - prior_T) / width_T**2
+        at_T = at_T + np.clip(np.linalg.solve(curvature_TT, downhill_T), -1.0, 1.0)
+    return at_T
+
+
+def _fit_members(
+    shape_KF: _Array,
+    work_KF: _Array,
+    terms_KT: _Array,
+    roofline_K: _Array,
+    measured: _Measured,
+    chosen_L: NDArray[np.int64],
+    max_tuning: int,
+) -> _Members:
+    measured_log_L = np.log(measured.measured_s_K[chosen_L])
+    spread_L = measured.spread_K[chosen_L]
+    log_factors_T = _log_factors(terms_KT[chosen_L], measured.measured_s_K[chosen_L])
+    expected_L = np.log(terms_KT[chosen_L] @ np.exp(log_factors_T))
+    return _Members(
+        log_factors_T=log_factors_T,
+        by_shape=fit(shape_KF[chosen_L], expected_L - measured_log_L, spread_L, max_tuning),
+        by_work=fit(work_KF[chosen_L], roofline_K[chosen_L] - measured_log_L, spread_L, max_tuning),
+    )
+
+
+def _at_members(
+    members: _Members, shape_KF: _Array, work_KF: _Array, terms_KT: _Array, roofline_K: _Array
+) -> tuple[_Array, _Array]:
+    """Means and deviations of ln(efficiency) by shape and by work, (2, kernels) each."""
+    by_shape_K, shape_std_K = members.by_shape.at(shape_KF)
+    by_work_K, work_std_K = members.by_work.at(work_KF)
+    by_shape_K = by_shape_K + roofline_K - np.log(terms_KT @ np.exp(members.log_factors_T))
+    return np.stack([by_shape_K, by_work_K]), np.stack([shape_std_K, work_std_K])
+
+
+def _fit_class(measured: _Measured, device: Device) -> _Model:
+    kernels, costs = measured.kernels, measured.costs
+    shape_KF, work_KF = _views(kernels, costs, device)
+    terms_KT, roofline_K = _terms_s(kernels, costs, device), _roofline_log(kernels, costs, device)
+    target_K = roofline_K - np.log(measured.measured_s_K)
+    count = len(kernels)
+    tuning = _TUNING if count <= _MAX_FOLDED else _LARGE_TUNING
+    members = _fit_members(shape_KF, work_KF, terms_KT, roofline_K, measured, np.arange(count), tuning)
+
+    spread_K = measured.spread_K
+    left_out = [process.left_out() for process in (members.by_shape, members.by_work)]
+    error_MK = np.stack([error_K for error_K, _ in left_out])
+    std_MK = np.stack([np.sqrt(np.maximum(std_K**2 - spread_K**2, 1e-8)) for _, std_K in left_out])
+    apart_MK, apart_std_MK = error_MK, std_MK
+    if count <= _MAX_FOLDED:
+        apart_MK, apart_std_MK = np.empty_like(error_MK), np.empty_like(std_MK)
+        for fold in np.array_split(np.random.default_rng(0).permutation(count), min(_FOLDS, count)):
+            others = np.setdiff1d(np.arange(count), fold)
+            fitted = _fit_members(shape_KF, work_KF, terms_KT, roofline_K, measured, others, _FOLD_TUNING)
+            means_MK, stds_MK = _at_members(fitted, shape_KF[fold], work_KF[fold], terms_KT[fold], roofline_K[fold])
+            apart_MK[:, fold], apart_std_MK[:, fold] = target_K[fold] - means_MK, stds_MK
+    weight = _shape_weight(apart_MK)
+    mix_M = np.array([weight, 1.0 - weight])
+    scale = _std_scale(np.abs(mix_M @ apart_MK), mix_M @ apart_std_MK, spread_K)
+    estimates = zip(kernels, target_K - mix_M @ error_MK, scale * (mix_M @ std_MK))
+    ranged_KR = _ranged(work_KF)
+    return _Model(
+        members=members,
+        shape_weight=weight,
+        std_scale=scale,
+        least_R=ranged_KR.min(0),
+        most_R=ranged_KR.max(0),
+        left_out={kernel: LogEstimate(float(mean), float(std)) for kernel, mean, std in estimates},
+        dtypes=frozenset(kernel.dtype for kernel in kernels),
+    )
+
+
+def _shape_weight(error_MK: _Array) -> float:
+    """Weight of the first of two predictions that least squares gives, drawn to one half as by some more kernels."""
+    apart_K = error_MK[1] - error_MK[0]
+    prior = _WEIGHT_PRIOR * float(np.mean(apart_K**2)) + 1e-12
+    return float(np.clip((error_MK[1] @ apart_K + 0.5 * prior) / (apart_K @ apart_K + prior), 0.0, 1.0))
+
+
+_SCALES = np.exp(np.linspace(log(0.3), log(5.0), 60))
+
+
+def _std_scale(error_K: _Array, std_K: _Array, spread_K: _Array) -> float:
+    """Factor on the processes' deviations after which 68 % of the kernels lie within one deviation and 95 % within two.
+
+    Errors have heavier tails than a normal distribution, so no factor gives both: the geometric mean of those that give
+    each. The spread of the left-out measurement itself is not scaled; a kernel whose spread hides the process' error
+    tells nothing of it. What few kernels tell is drawn to 1.
+    """
+    distance_SK = error_K / np.hypot(_SCALES[:, None] * std_K, spread_K)
+    within_one_S, within_two_S = np.quantile(distance_SK, (0.68, 0.95), axis=1)
+    best = int(np.argmin(np.abs(np.log(within_one_S * within_two_S / 2.0))))
+    telling = float(((std_K**2 / (std_K**2 + spread_K**2)) ** 2).sum())
+    return float(_SCALES[best] ** (telling / (telling + _SCALE_PRIOR)))
+
+
+def _predict(
+    model: _Model, kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device
+) -> list[tuple[float, float, float]]:
+    """Mean, deviation, and how far above the most work or traffic measured (ln of the factor) each kernel is."""
+    shape_KF, work_KF = _views(kernels, costs, device)
+    means_MK, stds_MK = _at_members(
+        model.members, shape_KF, work_KF, _terms_s(kernels, costs, device), _roofline_log(kernels, costs, device)
+    )
+    mix_M = np.array([model.shape_weight, 1.0 - model.shape_weight])
+    ranged_KR = _ranged(work_KF)
+    above_KR, below_KR = ranged_KR - model.most_R, model.least_R - ranged_KR
+    above_K = np.maximum(above_KR[:, :_WARNED_OF].max(1), 0.0)
+    beyond_K = np.maximum(np.maximum(above_KR, below_KR).max(1), 0.0)
+    std_K = np.hypot(model.std_scale * (mix_M @ stds_MK), EXTRAPOLATION_STD * beyond_K)
+    return list(zip((mix_M @ means_MK).tolist(), std_K.tolist(), above_K.tolist()))
