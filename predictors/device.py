@@ -116,6 +116,7 @@ class Device(RuntimeNumbers):
         memory: levels from the smallest cache to the memory that holds everything.
         alignment: channels are stored and computed in multiples of this.
         compute_units: streaming multiprocessors, shader cores: how many work groups run at once.
+        cache: of a GPU, bytes of the last cache, where no source gives its bandwidth (`memory` holds those with one).
         energy_per_mac, energy_per_byte: joules, where a source gives them.
         reference: seconds of the profiler's reference kernel at its best, the unit of its times.
         runtimes: numbers of all runtimes that were measured, by name; `in_runtime` takes one of them.
@@ -129,6 +130,7 @@ class Device(RuntimeNumbers):
     memory: tuple[MemoryLevel, ...]
     alignment: Quantity | None = None
     compute_units: Quantity | None = None
+    cache: Quantity | None = None
     energy_per_mac: Quantity | None = None
     energy_per_byte: Quantity | None = None
     reference: Quantity | None = None
@@ -201,7 +203,7 @@ class Device(RuntimeNumbers):
                 found[f"capacity {level.name}"] = level.capacity.source
         for name in (
             "launch", "alignment", "energy_per_mac", "energy_per_byte", "reference", "network_overhead",
-            "kernel_overhead", "in_network", "network_spread", "compute_units",
+            "kernel_overhead", "in_network", "network_spread", "compute_units", "cache",
         ):  # fmt: skip
             if quantity := getattr(self, name):
                 found[name.replace("_", " ")] = quantity.source
@@ -252,6 +254,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
     optional = (
         "alignment",
         "compute_units",
+        "cache",
         "energy_per_mac",
         "energy_per_byte",
         "reference",
@@ -281,6 +284,7 @@ def device_from_mapping(mapping: Mapping[str, Any], source: str = "device") -> D
         memory=_memory(keys["memory"], f"{source}: memory"),
         alignment=_optional(keys, "alignment", "count", source),
         compute_units=_optional(keys, "compute_units", "count", source),
+        cache=_optional(keys, "cache", "capacity", source),
         energy_per_mac=_optional(keys, "energy_per_mac", "energy", source),
         energy_per_byte=_optional(keys, "energy_per_byte", "energy", source),
         reference=_optional(keys, "reference", "time", source),

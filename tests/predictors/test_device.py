@@ -70,7 +70,7 @@ def test_units_become_si_and_sources_stay():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("peek",), {}, r"device: unknown key 'peek'; allowed are \['alignment', 'compute_units'"),
+        (("peek",), {}, r"device: unknown key 'peek'; allowed are \['alignment', 'cache', 'compute_units'"),
         (
             ("peak", "float16", "vale"),
             1,
