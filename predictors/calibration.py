@@ -1,0 +1,353 @@
+"""A device's rates, refitted from a handful of whole networks that were measured on it.
+
+Without tables the class efficiencies are fitted (`predictors.class_terms`, `predictors.rates`), regularised to what the
+device's file says or to what other devices reach; with tables only what the runtime does between the kernels is.
+The runtime's semantics (what fuses, whether dead branches run) are chosen by how well networks left out are predicted.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from math import exp, isfinite, log
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
+
+from predictors.class_terms import (
+    FIXED_UNIT_S,
+    FLOAT,
+    NETWORK,
+    Term,
+    all_terms,
+    extended,
+    fitted_class,
+    float_factor,
+    is_weighted,
+    prior_from_device,
+    term_amounts,
+    term_matrix,
+)
+from predictors.correction import correct
+from predictors.cost import kernel_cost
+from predictors.device import ANY_CLASS, ClassEfficiency, Device, Quantity
+from predictors.fusion import FusionRule, Runtime, fuse, load_runtime
+from predictors.graph import Graph
+from predictors.latency import UNKNOWN_EFFICIENCY, LatencyPredictor
+from predictors.lookup_table import LookupTable
+from predictors.paths import shipped
+from predictors.rates import Array, RatePrior, Rates, choose_rows, fit_rates, leave_one_out
+from predictors.roofline import roofline
+
+MIN_NETWORKS = 3
+
+_SLIP = 100.0
+"""Measured over estimated seconds from which on another unit is likelier than a slow device."""
+_FASTER_THAN_ROOFLINE = 10.0
+_CONTRADICTION = 1.1
+_MARGIN = 2.0
+"""A runtime other than the device's own must be so much more likely, as a logarithm, to be chosen."""
+_SPREAD_STRENGTH = 6.0
+"""What the expected deviation counts for against that of the networks left out, in networks."""
+_TAILS = 1.2
+"""Errors have longer tails than a normal distribution: chosen, on the runs of ncnn, so that 68 % lie within one."""
+
+
+class MeasuredNetwork(NamedTuple):
+    """A whole network and its seconds. `dtype`: that it ran in, None for the one that `calibrate` is given."""
+
+    graph: Graph
+    latency_s: float
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class ClassPrior:
+    """What other devices reach: a prior of the rates of these terms. See `predictors.rates.learn_prior`."""
+
+    terms: tuple[Term, ...]
+    rates: RatePrior
+    source: str
+
+
+def calibrate(
+    device: Device,
+    measured: Sequence[MeasuredNetwork | tuple[Graph, float] | tuple[Graph, float, str | None]],
+    *,
+    dtype: str | None = None,
+    runtime: Runtime | str | None = None,
+    tables: Sequence[LookupTable] | None = None,
+    prior: ClassPrior | None = None,
+) -> Device:
+    """The device with its numbers refitted to measured whole networks; it predicts at once and can be saved.
+
+    Without tables: shares of the peaks and seconds per kernel of every class, and `network_overhead`; with tables what
+    `predictors.correction.correct` fits. None is negative, so that more work never takes less time. `network_spread` is
+    the deviation of ln(measured / predicted) that networks left out have, shrunk to the one that the fit expects.
+
+    Args:
+        measured: at least three different networks with their seconds, and their dtype where they differ in it.
+        dtype: of the networks that do not say theirs; None takes the device's usual one.
+        runtime: whose fusion rules hold; None tries those of the device and of all known runtimes.
+        tables: measured kernels; None takes the device's own, an empty sequence none.
+        prior: what other devices reach; None regularises to the device's own file.
+
+    Raises:
+        ValueError: fewer than three networks, a time that is not positive, times that are in another unit.
+    """
+    networks = [_network(each, dtype or device.dtype) for each in measured]
+    _check_networks(networks)
+    candidates = _candidates(device, runtime)
+    _check_units(device, candidates[0], networks)
+    dtypes = sorted({network.dtype for network in networks})
+    if any(LatencyPredictor(device, tables, dtype=each, runtime=candidates[0]).tables for each in dtypes):
+        if len(dtypes) > 1:
+            raise ValueError(f"with tables a calibration is for one dtype, found {dtypes}")
+        pairs = [(network.graph, network.latency_s) for network in networks]
+        return correct(device, pairs, dtype=dtypes[0], runtime=candidates[0].name, tables=tables)
+    fits = [_fit(device, candidate, networks, prior) for candidate in candidates]
+    best = max(fits, key=lambda fit: fit.evidence)
+    if best.evidence < fits[0].evidence + _MARGIN:
+        best = fits[0]
+    return best.device
+
+
+def choose_networks(
+    device: Device,
+    graphs: Sequence[Graph],
+    count: int = 5,
+    *,
+    dtypes: Sequence[str] | None = None,
+    runtime: Runtime | str | None = None,
+    prior: ClassPrior | None = None,
+) -> list[int]:
+    """Which networks to measure for a calibration: indices, the most telling first.
+
+    Greedy: each leaves the least expected deviation of all networks' predictions; nothing is measured for that.
+    """
+    names = dtypes or [device.dtype] * len(graphs)
+    chosen = _candidates(device, runtime or device.runtime)[0]
+    amounts = [term_amounts(graph, device, chosen, dtype) for graph, dtype in zip(graphs, names)]
+    terms = all_terms(amounts)
+    return choose_rows(term_matrix(amounts, terms), _prior(device, terms, prior, names[0]), count)
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+class _Network(NamedTuple):
+    graph: Graph
+    latency_s: float
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    device: Device
+    evidence: float
+
+
+def _network(each: Sequence[object], dtype: str) -> _Network:
+    graph, latency_s, own = (*each, None)[:3]
+    if not isinstance(graph, Graph):
+        raise ValueError(f"measured: expected (graph, seconds), found {graph!r}")
+    return _Network(graph, latency_s, str(own or dtype))  # type: ignore[arg-type]
+
+
+def _check_networks(networks: Sequence[_Network]) -> None:
+    for index, network in enumerate(networks):
+        seconds = network.latency_s
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.floating) or not isfinite(seconds):
+            raise ValueError(f"{_name(networks, index)}: a time is a finite number of seconds, found {seconds!r}")
+        if seconds <= 0.0:
+            hint = "; 0 is what a clock shows that is too coarse, or a failed run" if seconds == 0.0 else ""
+            raise ValueError(f"{_name(networks, index)}: a time must be positive, found {seconds!r} s{hint}")
+    times: dict[tuple[Graph, str], list[float]] = {}
+    for network in networks:
+        times.setdefault((network.graph, network.dtype), []).append(network.latency_s)
+    if len(times) < MIN_NETWORKS:
+        repeated = f" ({len(networks)} times in all)" if len(networks) > len(times) else ""
+        raise ValueError(
+            f"calibration needs at least {MIN_NETWORKS} different networks, found {len(times)}{repeated}; "
+            "ten are better"
+        )
+    for (graph, _), found in times.items():
+        if max(found) > _CONTRADICTION * min(found):
+            warn(
+                f"network {graph.name!r} was measured several times, and its times contradict each other: "
+                f"{', '.join(f'{each:.4g} s' for each in sorted(found))}; all of them count",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _check_units(device: Device, runtime: Runtime, networks: Sequence[_Network]) -> None:
+    """Times in another unit are a thousandfold off; a median over networks tells which."""
+    roofs, plain = [], []
+    for network in networks:
+        costs = [
+            kernel_cost(node.kernel, device.channel_alignment) for node in fuse(network.graph, runtime, network.dtype)
+        ]
+        roofs.append(sum(roofline(cost, device, network.dtype).latency_s for cost in costs))
+        plain.append(
+            LatencyPredictor(device, [], dtype=network.dtype, runtime=runtime).predict(network.graph).latency_s
+        )
+    measured_N = np.array([network.latency_s for network in networks])
+    slower_N, faster_N = measured_N / np.array(plain), np.array(roofs) / measured_N
+    slower, faster = float(np.median(slower_N)), float(np.median(faster_N))
+    if slower > _SLIP:
+        raise ValueError(
+            f"the measured times are {slower:.0f} times what device {device.name!r} is expected to take; they "
+            "are to be in seconds: are these milliseconds (divide by 1000), or is this the file of another device?"
+        )
+    if faster > _FASTER_THAN_ROOFLINE:
+        raise ValueError(
+            f"the measured times are {faster:.0f} times shorter than the peaks of device {device.name!r} allow; "
+            "they are to be in seconds: were they divided by 1000 twice, or is this the file of another device?"
+        )
+    for index, ratio in enumerate(slower_N / slower):
+        if not 1.0 / _SLIP < ratio < _SLIP:
+            raise ValueError(
+                f"{_name(networks, index)}: {measured_N[index]:.4g} s is {max(ratio, 1.0 / ratio):.0f} times "
+                f"{'more' if ratio > 1.0 else 'less'} than the other times let expect: is it in another unit than they?"
+            )
+
+
+def _name(networks: Sequence[_Network], index: int) -> str:
+    return f"measured network {index} {networks[index].graph.name!r}"
+
+
+def _candidates(device: Device, runtime: Runtime | str | None) -> list[Runtime]:
+    """Runtimes to try, the device's own first."""
+    if isinstance(runtime, Runtime):
+        return [runtime]
+    own = load_runtime(runtime or device.runtime)
+    if (rules := device.in_runtime(own.name).fusion) is not None:
+        own = replace(own, rules=rules)
+    if runtime is not None:
+        return [own]
+    return [own, *(load_runtime(name) for name in _runtime_names() if name != own.name)]
+
+
+def _runtime_names() -> list[str]:
+    return sorted(file.stem for file in shipped("runtime").glob("*.yaml"))
+
+
+def _fit(
+    device: Device,
+    runtime: Runtime,
+    networks: Sequence[_Network],
+    prior: ClassPrior | None,
+) -> _Fit:
+    name = runtime.name if runtime.name in _runtime_names() else device.runtime
+    base = device.in_runtime(name)
+    count = len(networks)
+    source = f"calibrated on {count} whole networks, {date.today().isoformat()}"
+    measured_N = np.array([network.latency_s for network in networks])
+    dtypes = sorted({network.dtype for network in networks})
+    amounts = [term_amounts(network.graph, base, runtime, network.dtype) for network in networks]
+    known = prior.terms if prior else ()
+    terms = all_terms([*amounts, dict.fromkeys((term for term in known if _has_peak(base, term)), 0.0)])
+    amounts_NT = term_matrix(amounts, terms)
+    rates_prior = _prior(base, terms, prior, dtypes[0])
+    rates = fit_rates(amounts_NT, measured_N, rates_prior)
+    residual_N, expected_N = leave_one_out(amounts_NT, measured_N, rates_prior)
+    spread = _spread(residual_N, rates.log_std(amounts_NT), expected_N)
+    source = f"{source}; regularised to {prior.source if prior else 'the numbers before'}"
+    counts = _class_counts(networks, runtime)
+    fitted = replace(
+        base,
+        runtime=name,
+        runtimes={other: numbers for other, numbers in base.runtimes.items() if other != name},
+        efficiency={**base.efficiency, **_efficiencies(terms, rates, dtypes, counts, source)},
+        network_overhead=Quantity(value=_rate(terms, rates, NETWORK) * FIXED_UNIT_S, source=source),
+        kernel_overhead=None,
+        in_network=None,
+        network_spread=Quantity(value=spread, source=source),
+        fusion=_own_rules(runtime, name),
+        tables=(),
+    )
+    return _Fit(device=fitted, evidence=_evidence(residual_N, expected_N))
+
+
+def _own_rules(runtime: Runtime, name: str) -> tuple[FusionRule, ...] | None:
+    """Rules that the device must carry because the file of that runtime has others."""
+    return None if load_runtime(name).rules == runtime.rules else runtime.rules
+
+
+def _prior(device: Device, terms: Sequence[Term], prior: ClassPrior | None, dtype: str) -> RatePrior:
+    if prior is None:
+        return prior_from_device(device, terms, UNKNOWN_EFFICIENCY, dtype)
+    return extended(prior.rates, prior.terms, terms)
+
+
+def _has_peak(device: Device, term: Term) -> bool:
+    return term.dtype in (FLOAT, "") or term.dtype in device.peaks
+
+
+def _rate(terms: Sequence[Term], rates: Rates, term: Term) -> float:
+    return exp(rates.log_T[terms.index(term)])
+
+
+def _spread(residual_N: Array, fitted_N: Array, expected_N: Array) -> float:
+    """Deviation of networks to come: what the fit expects, scaled by how far networks left out really were off."""
+    scale = (_SPREAD_STRENGTH + float(((residual_N / expected_N) ** 2).sum())) / (_SPREAD_STRENGTH + len(residual_N))
+    return _TAILS * float(np.sqrt(scale * np.mean(fitted_N**2)))
+
+
+def _evidence(residual_N: Array, expected_N: Array) -> float:
+    """ln(likelihood) of the networks, each predicted from the others."""
+    return float(-0.5 * ((residual_N / expected_N) ** 2).sum() - np.log(expected_N).sum())
+
+
+def _class_counts(networks: Iterable[_Network], runtime: Runtime) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for network in networks:
+        for node in fuse(network.graph, runtime, network.dtype):
+            key = (network.dtype if is_weighted(node.kernel) else FLOAT, fitted_class(node.kernel))
+            found[key] = found.get(key, 0) + 1
+    return found
+
+
+def _efficiencies(
+    terms: Sequence[Term], rates: Rates, dtypes: Sequence[str], counts: dict[tuple[str, str], int], source: str
+) -> dict[str, dict[str, ClassEfficiency]]:
+    """The fitted rates as a device file gives them; classes that no network had come from the prior and the others."""
+    log_rate = dict(zip(terms, rates.log_T.tolist()))
+    std = dict(zip(terms, np.sqrt(np.diag(rates.covariance_TT)).tolist()))
+    every = sorted({*dtypes, *(term.dtype for term in terms if term.dtype not in (FLOAT, ""))})
+    found: dict[str, dict[str, ClassEfficiency]] = {}
+    for dtype in every:
+        classes: dict[str, ClassEfficiency] = {}
+        for own, name in sorted({(term.dtype, term.kernel_class) for term in terms if term.dtype in (dtype, FLOAT)}):
+            compute, moved, count = (Term(own, name, "compute"), Term(own, name, "bytes"), Term(own, name, "kernels"))
+            share = exp(-log_rate[moved]) / (float_factor(dtype) if own == FLOAT else 1.0)
+            classes[name] = ClassEfficiency(
+                compute=exp(-log_rate[compute]) if compute in log_rate else share,
+                read=share,
+                write=share,
+                fixed_s=exp(log_rate[count]) * FIXED_UNIT_S,
+                spread=max(rates.noise, min(std[each] for each in (compute, moved, count) if each in std)),
+                num_kernels=counts.get((own, name), 0),
+                source=source,
+            )
+        if ANY_CLASS not in classes:
+            classes[ANY_CLASS] = _any_class(list(classes.values()), source)
+        found[dtype] = classes
+    return found
+
+
+def _any_class(classes: Sequence[ClassEfficiency], source: str) -> ClassEfficiency:
+    """For a class that neither the networks nor the prior have: the geometric mean of the others."""
+
+    def mean(name: str) -> float:
+        return exp(sum(log(getattr(each, name)) for each in classes) / len(classes))
+
+    return ClassEfficiency(
+        compute=mean("compute"),
+        read=mean("read"),
+        write=mean("write"),
+        fixed_s=mean("fixed_s"),
+        spread=UNKNOWN_EFFICIENCY.spread,
+        source=f"{source}; mean of the other classes",
+    )
