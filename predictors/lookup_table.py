@@ -8,14 +8,12 @@ Appending a line is the only write, so a killed profile goes on where it stopped
 warning; anything else that is malformed is an error that names the file and the line.
 """
 
-import json
-import os
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from predictors.fusion import Kernel, kernel_from_text
+from predictors.json_lines import append_records, begun, read_records
 from predictors.mapping import check_keys, check_type
 
 FORMAT = "ridgeline-lookup-table"
@@ -79,21 +77,14 @@ class LookupTable:
             ValueError: another format or version, or a malformed line (file and line are named).
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not a text file: {error}") from None
-        whole, _, torn = text.rpartition("\n")
-        if torn:
-            warnings.warn(f"{path}: the last line is torn and was dropped: {torn[:60]!r}", stacklevel=2)
-        lines = whole.split("\n") if whole else []
-        if not lines:
+        records = read_records(path)
+        if not records:
             raise ValueError(f"{path}: no header line; this is no lookup table")
-        header = _header(_json(lines[0], path, 1), f"{path}:1")
+        header = header_from_record(records[0], FORMAT, VERSION, f"{path}:1")
         entries: dict[Kernel, Measurement] = {}
         failures: dict[Kernel, str] = {}
-        for number, line in enumerate(lines[1:], start=2):
-            kernel, found = _entry(_json(line, path, number), header.dtype, f"{path}:{number}")
+        for number, record in enumerate(records[1:], start=2):
+            kernel, found = _entry(record, header.dtype, f"{path}:{number}")
             entries.pop(kernel, None)
             failures.pop(kernel, None)
             if isinstance(found, Measurement):
@@ -110,18 +101,12 @@ class LookupTable:
             ValueError: the file was measured otherwise; every field but the date must agree.
         """
         path = Path(path)
-        if not path.exists() or b"\n" not in path.read_bytes():  # a torn header heals like any torn last line
+        if not begun(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _append_lines(path, [{"format": FORMAT, "version": VERSION, **asdict(header)}])
+            append_records(path, [header_record(header, FORMAT, VERSION)])
             return LookupTable(header=header)
         table = LookupTable.read(path)
-        for item in fields(TableHeader):
-            found, asked = getattr(table.header, item.name), getattr(header, item.name)
-            if item.name != "date" and found != asked:
-                raise ValueError(
-                    f"{path}: measured with {item.name}={found!r}, asked to go on with {asked!r}; "
-                    "move the file away to measure anew"
-                )
+        check_same(table.header, header, path)
         return table
 
 
@@ -132,7 +117,7 @@ def append_measurement(path: str | Path, kernel: Kernel, measurement: Measuremen
 
 def append_entries(path: str | Path, found: Mapping[Kernel, Measurement | str]) -> None:
     """Add a line for each kernel that was measured, or could not be and why, and see them onto the disk."""
-    _append_lines(
+    append_records(
         Path(path),
         [
             {"kernel": kernel.text, **(asdict(each) if isinstance(each, Measurement) else {"failed": each})}
@@ -141,41 +126,21 @@ def append_entries(path: str | Path, found: Mapping[Kernel, Measurement | str]) 
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ private
+def header_record(header: TableHeader, file_format: str, version: int) -> dict[str, object]:
+    """The first line of a file of measurements."""
+    return {"format": file_format, "version": version, **asdict(header)}
 
 
-def _append_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """Append whole: a torn last line is cut off first, lines that did not fit on the disk are taken back."""
-    with path.open("ab+") as file:
-        file.seek(0)
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        if end != len(content):
-            file.truncate(end)
-        try:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
+def header_from_record(record: Mapping[str, object], file_format: str, version: int, where: str) -> TableHeader:
+    """Read what `header_record` made.
 
-
-def _json(line: str, path: Path, number: int) -> Mapping[str, object]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: not valid JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}:{number}: expected an object, found {type(record).__name__}")
-    return record
-
-
-def _header(record: Mapping[str, object], where: str) -> TableHeader:
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{where}: format is {record.get('format')!r}, expected {FORMAT!r}")
-    if record.get("version") != VERSION:
-        raise ValueError(f"{where}: format version {record.get('version')!r}; this release reads version {VERSION}")
+    Raises:
+        ValueError: another format or version, a key that is missing or unknown, a wrong type.
+    """
+    if record.get("format") != file_format:
+        raise ValueError(f"{where}: format is {record.get('format')!r}, expected {file_format!r}")
+    if record.get("version") != version:
+        raise ValueError(f"{where}: format version {record.get('version')!r}; this release reads version {version}")
     types: dict[str, type] = {item.name: item.type for item in fields(TableHeader) if item.name != "options"}  # type: ignore[misc]
     check_keys(record, ("format", "version", "options", *types), types, where)
     options = check_type(record.get("options", {}), Mapping, f"{where}: options")
@@ -186,6 +151,20 @@ def _header(record: Mapping[str, object], where: str) -> TableHeader:
             for name, value in options.items()
         },
     )
+
+
+def check_same(found: TableHeader, asked: TableHeader, path: Path) -> None:
+    """Raise ValueError unless measurements can be appended: every field but the date must agree."""
+    for item in fields(TableHeader):
+        have, want = getattr(found, item.name), getattr(asked, item.name)
+        if item.name != "date" and have != want:
+            raise ValueError(
+                f"{path}: measured with {item.name}={have!r}, asked to go on with {want!r}; "
+                "move the file away to measure anew"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------ private
 
 
 def _entry(record: Mapping[str, object], dtype: str, where: str) -> tuple[Kernel, Measurement | str]:

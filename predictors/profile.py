@@ -27,6 +27,7 @@ import torch
 from predictors.device import Device, device_from_mapping
 from predictors.fusion import Kernel, load_runtime
 from predictors.graph import Graph
+from predictors.graph_file import read_graphs
 from predictors.latency import LatencyPredictor, Prediction
 from predictors.lookup_table import LookupTable, TableHeader
 from predictors.mapping import read_yaml
@@ -47,7 +48,7 @@ from predictors.measure.ladder import ladder
 from predictors.measure.machine import launch_s, machine_numbers
 from predictors.measure.peaks import queueing
 from predictors.measure.picture import draw_roofline
-from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, space_plan
+from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, pieces_plan, space_plan
 from predictors.measure.session import (
     Filled,
     Settings,
@@ -56,6 +57,7 @@ from predictors.measure.session import (
     repeated_seconds,
     whole_network_seconds,
 )
+from predictors.named_networks import load_space, read_network
 from predictors.paths import home, shipped
 
 HOST = "host"
@@ -230,11 +232,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", default="torch_eager", choices=RUNTIMES, help="default: torch_eager")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--space", help="kernels of a search space, a name in configs/space or a YAML file")
-    what.add_argument("--model", help="kernels of a model: a torch.export file (*.pt2), or package.module:callable")
+    what.add_argument(
+        "--model", help="kernels of a model: a torch.export file (*.pt2), an ONNX file, or package.module:callable"
+    )
+    what.add_argument(
+        "--graphs",
+        type=Path,
+        help="kernels of the networks in a file that predictors.measure_networks --write-graphs made",
+    )
     what.add_argument("--kernels", type=Path, help="a text file with one kernel a line, each measured by itself")
-    parser.add_argument("--input", default="1,3,224,224", help="shape that a callable --model takes")
+    parser.add_argument("--input", help="shape that --model takes, where it does not say; default: 1,3,224,224")
     parser.add_argument("--resolution", type=int, help="of the space's largest input; default: that of the space")
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the space's kernels, the most telling first")
+    parser.add_argument(
+        "--fraction", type=float, default=1.0, help="of the kernels of --space or --graphs, the most telling first"
+    )
     parser.add_argument("--check", type=int, default=_SPACE_NETWORKS_CHECKED, help="networks to check the table on")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
@@ -251,8 +262,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> MakePlan | None:
     if options.space:
-        # Spaces stand on this floor, so only this command reaches up, by name.
-        space = resolve_name("search_spaces:load_space")(options.space).deployed(resolution=options.resolution)
+        space = load_space(options.space, options.resolution)
 
         def draw(rng: np.random.Generator) -> Graph:
             graph: Graph = space.graph(space.sample(rng))
@@ -261,23 +271,33 @@ def _plan(options: argparse.Namespace) -> MakePlan | None:
         return space_plan(draw, fraction=options.fraction, num_check=options.check, seed=options.seed)
     if options.model:
         return graphs_plan([_model_graph(options.model, options.input)])
+    if options.graphs:
+        graphs = list(read_graphs(options.graphs).values())
+        return graphs_plan(graphs) if options.fraction == 1.0 else pieces_plan(graphs, fraction=options.fraction)
     return kernels_plan(options.kernels) if options.kernels else None
 
 
-def _model_graph(model: str, shape: str) -> Graph:
+def _model_graph(model: str, shape: str | None) -> Graph:
+    from predictors.onnx_reader import read_onnx
     from predictors.tracing import trace
 
-    if model.endswith(".pt2"):
-        program = torch.export.load(model)
-        if program.example_inputs is None:
-            raise ValueError(f"{model}: was saved without example inputs, so there is nothing to trace it on")
-        return trace(program.module(), program.example_inputs[0])
+    if model.endswith(".onnx") and shape:
+        return read_onnx(model, _sizes(shape))
+    if model.endswith((".pt2", ".onnx")):
+        return read_network(model)
+    sizes = _sizes(shape or "1,3,224,224")
     try:
         module = resolve_name(model)()
-        sizes = tuple(int(size) for size in shape.split(","))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"--model {model!r} --input {shape!r}: no callable that makes a module: {error}") from None
     return trace(module.eval(), torch.zeros(sizes))
+
+
+def _sizes(shape: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in shape.split(","))
+    except ValueError:
+        raise ValueError(f"--input is a shape such as 1,3,224,224, found {shape!r}") from None
 
 
 def _check_name(name: str, folder: Path) -> None:

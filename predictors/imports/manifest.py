@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from predictors.graph import Graph, Node
+from predictors.graph import Graph
+from predictors.graph_file import graph_from_record, graph_record, integers
 from predictors.imports.layers import read_json
 from predictors.mapping import check_keys, check_type
-from predictors.operators import operator_from_text
 
 NAME = "manifest.json"
 FORMAT = "ridgeline-exported-models"
@@ -43,8 +43,7 @@ def manifest_text(models: Sequence[ExportedModel]) -> str:
         {
             "name": model.name,
             "files": list(model.files),
-            "nodes": [[node.operator.text, list(node.inputs), node.name] for node in model.graph.nodes],
-            "outputs": list(model.graph.outputs),
+            **graph_record(model.graph),
             "layers": [list(nodes) for nodes in model.layers],
         }
         for model in models
@@ -78,18 +77,11 @@ def read_manifest(path: Path) -> dict[str, ExportedModel]:
 
 
 def _model(entry: Mapping[str, object], where: str) -> ExportedModel:
-    nodes = [
-        _node(node, f"{where}: nodes[{index}]")
-        for index, node in enumerate(check_type(entry["nodes"], list, f"{where}: nodes"))
-    ]
     name = check_type(entry["name"], str, f"{where}: name")
-    try:
-        graph = Graph(tuple(nodes), _integers(entry["outputs"], f"{where}: outputs"), name)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    layers = [_integers(layer, f"{where}: layers") for layer in check_type(entry["layers"], list, f"{where}: layers")]
-    if any(not 0 <= node < len(nodes) for layer in layers for node in layer):
-        raise ValueError(f"{where}: layers name nodes that the graph of {len(nodes)} nodes does not have")
+    graph = graph_from_record(entry, where, name)
+    layers = [integers(layer, f"{where}: layers") for layer in check_type(entry["layers"], list, f"{where}: layers")]
+    if any(not 0 <= node < len(graph.nodes) for layer in layers for node in layer):
+        raise ValueError(f"{where}: layers name nodes that the graph of {len(graph.nodes)} nodes does not have")
     files = check_type(entry["files"], list, f"{where}: files")
     return ExportedModel(
         name=name,
@@ -97,18 +89,3 @@ def _model(entry: Mapping[str, object], where: str) -> ExportedModel:
         graph=graph,
         layers=tuple(layers),
     )
-
-
-def _node(entry: object, where: str) -> Node:
-    parts = check_type(entry, list, where)
-    if len(parts) != 3:
-        raise ValueError(f"{where}: expected [operator, inputs, name], found {parts!r}")
-    try:
-        operator = operator_from_text(check_type(parts[0], str, where))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return Node(operator, _integers(parts[1], where), check_type(parts[2], str, where))
-
-
-def _integers(value: object, where: str) -> tuple[int, ...]:
-    return tuple(check_type(each, int, where) for each in check_type(value, list, where))

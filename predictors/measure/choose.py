@@ -157,16 +157,36 @@ def choose_networks(
     Raises:
         ValueError: the fraction is not in 0 to 1.
     """
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"fraction must be above 0 and at most 1, found {fraction}")
+    return choose_members(found.kernels, found.members, weights_K, fraction=fraction, seed=seed)
+
+
+def choose_members(
+    kernels: Sequence[Kernel],
+    members: Sequence[NDArray[np.int64]],
+    weights_K: NDArray[np.float64],
+    *,
+    fraction: float,
+    num_candidates: int = _CANDIDATES,
+    seed: int = 0,
+) -> tuple[int, ...]:
+    """As `choose_networks`, of networks or pieces of them that are given as the indices of their kernels.
+
+    Args:
+        num_candidates: so many random ones are weighed against each other for each that is chosen.
+    """
+    _check_fraction(fraction)
     rng = np.random.default_rng(seed)
-    uncertainty = Uncertainty(found.kernels, weights_K)
-    is_measured_K = np.zeros(len(found.kernels), dtype=bool)
-    budget = round(fraction * len(found.kernels))
-    members = [np.unique(each) for each in found.members]
+    uncertainty = Uncertainty(kernels, weights_K)
+    is_measured_K = np.zeros(len(kernels), dtype=bool)
+    budget = round(fraction * len(kernels))
+    members = [np.unique(each) for each in members]
+    reached_K = np.zeros(len(kernels), dtype=bool)
+    reached_K[np.concatenate(members)] = True
     chosen: list[int] = []
-    while is_measured_K.sum() < budget or (0 < len(chosen) < MIN_NETWORKS and not is_measured_K.all()):
-        candidates = _candidates(members, is_measured_K, rng)
+    while is_measured_K.sum() < budget or 0 < len(chosen) < MIN_NETWORKS:
+        if not (reached_K & ~is_measured_K).any():
+            break
+        candidates = _candidates(members, is_measured_K, rng, num_candidates)
         gain_K = np.where(is_measured_K, 0.0, uncertainty.gain())
         fresh = {index: members[index][~is_measured_K[members[index]]] for index in candidates}
         if fraction == 1.0:
@@ -188,8 +208,7 @@ def choose_kernels(kernels: Sequence[Kernel], weights_K: NDArray[np.float64], *,
     Raises:
         ValueError: the fraction is not in 0 to 1.
     """
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"fraction must be above 0 and at most 1, found {fraction}")
+    _check_fraction(fraction)
     uncertainty = Uncertainty(kernels, weights_K)
     is_measured_K = np.zeros(len(kernels), dtype=bool)
     chosen: list[Kernel] = []
@@ -204,14 +223,19 @@ def choose_kernels(kernels: Sequence[Kernel], weights_K: NDArray[np.float64], *,
 # ------------------------------------------------------------------------------------------------------------ private
 
 
+def _check_fraction(fraction: float) -> None:
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"fraction must be above 0 and at most 1, found {fraction}")
+
+
 def _candidates(
-    members: Sequence[NDArray[np.int64]], is_measured_K: NDArray[np.bool_], rng: np.random.Generator
+    members: Sequence[NDArray[np.int64]], is_measured_K: NDArray[np.bool_], rng: np.random.Generator, number: int
 ) -> list[int]:
     """Random networks that have an unmeasured kernel."""
     found: list[int] = []
     for index in rng.permutation(len(members)):
         if not is_measured_K[members[index]].all():
             found.append(int(index))
-            if len(found) == _CANDIDATES:
+            if len(found) == number:
                 break
     return found

@@ -9,8 +9,17 @@ from predictors.fusion import Kernel, Runtime, fuse, kernel_from_text
 from predictors.graph import Graph
 from predictors.latency import LatencyPredictor
 from predictors.measure.backend import Backend
-from predictors.measure.choose import Draw, Survey, choose_kernels, choose_networks, survey, time_weights
+from predictors.measure.choose import (
+    Draw,
+    Survey,
+    choose_kernels,
+    choose_members,
+    choose_networks,
+    survey,
+    time_weights,
+)
 from predictors.measure.isolated import EMPTY
+from predictors.measure.pieces import pieces
 from predictors.measure.session import Plan
 
 MakePlan = Callable[[Backend, LatencyPredictor], Plan]
@@ -64,6 +73,41 @@ def graphs_plan(graphs: Sequence[Graph], check: Sequence[Graph] = ()) -> MakePla
             return Plan(networks=networks, check=tuple(check))
         kernels = {node.kernel: None for graph in graphs for node in fuse(graph, predictor.runtime, backend.dtype)}
         return Plan(kernels=tuple(kernels), check=tuple(check))
+
+    return make
+
+
+def pieces_plan(graphs: Sequence[Graph], *, fraction: float, check: Sequence[Graph] = ()) -> MakePlan:
+    """A fraction of the kernels of given networks: those that take most off the uncertainty of the networks' times.
+
+    Every network's time counts as 1. Kernels are timed in pieces of the networks (`predictors.measure.pieces`), so that
+    none runs whole. Where the runtime times nothing inside a network, by themselves.
+
+    Args:
+        graphs: whose times are to be predicted.
+        fraction: of their distinct kernels, at most; those at the cuts of the pieces are run but not counted.
+
+    Raises:
+        ValueError: the fraction is not in 0 to 1 (when the plan is made).
+    """
+
+    def make(backend: Backend, predictor: LatencyPredictor) -> Plan:
+        runtime, dtype = predictor.runtime, backend.dtype
+        share_of: dict[Kernel, float] = {}
+        for graph in graphs:
+            held = [node.kernel for node in fuse(graph, runtime, dtype)]
+            seconds = [predictor.estimate(kernel).latency_s for kernel in held]
+            for kernel, kernel_s in zip(held, seconds):
+                share_of[kernel] = share_of.get(kernel, 0.0) + kernel_s / sum(seconds) / len(graphs)
+        kernels = tuple(share_of)
+        weights_K = np.array(list(share_of.values()))
+        index_of = {kernel: index for index, kernel in enumerate(kernels)}
+        if not times_steps(backend):
+            return Plan(kernels=choose_kernels(kernels, weights_K, fraction=fraction), check=tuple(check))
+        found = [each for graph in graphs for each in pieces(graph, runtime, dtype)]
+        members = [np.array([index_of[kernel] for kernel in held]) for _, held in found]
+        chosen = choose_members(kernels, members, weights_K, fraction=fraction, num_candidates=len(members))
+        return Plan(pieces=tuple(found[index][0] for index in chosen), check=tuple(check))
 
     return make
 

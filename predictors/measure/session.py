@@ -12,6 +12,7 @@ from math import inf, log, sqrt
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from predictors.fusion import Kernel, Runtime, fuse
@@ -19,8 +20,9 @@ from predictors.graph import Graph
 from predictors.lookup_table import LookupTable, Measurement, append_entries
 from predictors.measure.backend import Backend, Network
 from predictors.measure.clock import Clock
-from predictors.measure.in_place import Levels, measure_in_place, measure_isolated
+from predictors.measure.in_place import Levels, measure_in_place, measure_isolated, measure_pieces
 from predictors.measure.isolated import Bench
+from predictors.measure.pieces import Piece
 from predictors.measure.rounds import Effort, visit_all
 
 PASSES = 2
@@ -37,6 +39,7 @@ CHECK_VISITS = 4
 """To each instance, at least."""
 
 _NETWORKS_AT_ONCE = 6
+_PIECES_AT_ONCE = 8
 _KERNELS_AT_ONCE = 40
 _SAME = 0.005
 
@@ -47,11 +50,13 @@ class Plan:
 
     Attributes:
         networks: run whole, each kernel timed in its place.
+        pieces: of networks, run for the kernels in them that count, each timed in its place.
         kernels: run by themselves, where the runtime times nothing inside a network, or where just these are wanted.
         check: networks whose whole time is held against what the table predicts; none of them is in `networks`.
     """
 
     networks: tuple[Graph, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     kernels: tuple[Kernel, ...] = ()
     check: tuple[Graph, ...] = ()
 
@@ -95,7 +100,7 @@ class Filled:
 def fill_table(path: Path, plan: Plan, bench: Bench, runtime: Runtime, settings: Settings) -> Filled:
     """Measure what the plan asks for and the table at `path` does not have yet, or not often enough."""
     rng = np.random.default_rng(settings.seed)
-    effort = _effort(settings, VISITS)
+    end_s = time.monotonic() + settings.budget_s
     jobs = list(_jobs(plan, runtime, bench.backend.dtype))
     not_told_apart: set[str] = set()
     num_left_out = num_repeated = 0
@@ -105,13 +110,18 @@ def fill_table(path: Path, plan: Plan, bench: Bench, runtime: Runtime, settings:
             levels = Levels()
             written: dict[Kernel, Measurement | str] = {}
             for position, job in enumerate(jobs):
-                if (number or position) and time.monotonic() > effort.end_s:
+                now_s = time.monotonic()
+                if (number or position) and now_s > end_s:
                     if number == 0:
                         num_left_out = sum(later.size for later in jobs[position:])
                     break
                 if not _has(before, job.kernels, (number + 1) * VISITS):
+                    num_jobs = (PASSES - number) * len(jobs) - position
+                    effort = _until(now_s + (end_s - now_s) / num_jobs, settings, VISITS)
                     if job.networks:
                         measure_in_place(job.networks, bench, runtime, rng, levels, effort)
+                    elif job.pieces:
+                        measure_pieces(job.pieces, bench, runtime, rng, levels, effort)
                     else:
                         measure_isolated(job.kernels, bench, rng, levels, effort)
                     _append(path, before, levels.measurements(bench.clock.reference_s), written, new_only=True)
@@ -132,12 +142,27 @@ def whole_network_seconds(graphs: Sequence[Graph], backend: Backend, clock: Cloc
     Raises:
         NoKernelError: the runtime cannot run one of them.
     """
-    networks = [backend.network(graph) for _ in range(INSTANCES) for graph in graphs]
-    found = visit_all(networks, clock, np.random.default_rng(settings.seed), _effort(settings, CHECK_VISITS))
-    levels = [
-        np.concatenate([visits.levels() for visits in found[index :: len(graphs)]]) for index in range(len(graphs))
-    ]
+    levels = whole_network_levels(graphs, backend, clock, settings)
     return [float(np.median(each)) * clock.reference_s for each in levels]
+
+
+def whole_network_levels(
+    graphs: Sequence[Graph],
+    backend: Backend,
+    clock: Clock,
+    settings: Settings,
+    *,
+    instances: int = INSTANCES,
+    visits: int = CHECK_VISITS,
+) -> list[NDArray[np.float64]]:
+    """Levels of whole networks in units of the reference: one number for each visit to each instance.
+
+    Raises:
+        NoKernelError: the runtime cannot run one of them.
+    """
+    networks = [backend.network(graph) for _ in range(instances) for graph in graphs]
+    found = visit_all(networks, clock, np.random.default_rng(settings.seed), _effort(settings, visits))
+    return [np.concatenate([each.levels() for each in found[index :: len(graphs)]]) for index in range(len(graphs))]
 
 
 def repeated_seconds(backend: Backend, clock: Clock) -> Callable[[Sequence[Graph]], list[float]]:
@@ -173,26 +198,33 @@ def isolated_seconds(kernels: Collection[Kernel], bench: Bench, settings: Settin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """A few networks, or a few kernels, that are interleaved."""
+    """A few networks, pieces of them, or kernels, that are interleaved; `kernels` come into the table."""
 
-    networks: tuple[Graph, ...]
     kernels: tuple[Kernel, ...]
+    networks: tuple[Graph, ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def size(self) -> int:
-        return len(self.networks) or len(self.kernels)
+        return len(self.networks) or len(self.pieces) or len(self.kernels)
 
 
 def _jobs(plan: Plan, runtime: Runtime, dtype: str) -> Iterator[_Job]:
     for networks in _chunks(plan.networks, _NETWORKS_AT_ONCE):
         kernels = {node.kernel for graph in networks for node in fuse(graph, runtime, dtype)}
         yield _Job(networks=tuple(networks), kernels=tuple(kernels))
+    for some in _chunks(plan.pieces, _PIECES_AT_ONCE):
+        found = {fuse(piece.graph, runtime, dtype)[index].kernel: None for piece in some for index in piece.kept}
+        yield _Job(pieces=tuple(some), kernels=tuple(found))
     for chunk in _chunks(plan.kernels, _KERNELS_AT_ONCE):
-        yield _Job(networks=(), kernels=tuple(chunk))
+        yield _Job(kernels=tuple(chunk))
 
 
 def _effort(settings: Settings, min_visits: int) -> Effort:
-    end_s = time.monotonic() + settings.budget_s
+    return _until(time.monotonic() + settings.budget_s, settings, min_visits)
+
+
+def _until(end_s: float, settings: Settings, min_visits: int) -> Effort:
     return Effort(precision=settings.precision, end_s=end_s, min_visits=min_visits)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-import predictors.lookup_table
+import predictors.json_lines
 from predictors import LookupTable, Measurement, TableHeader, append_measurement
 from predictors.fusion import make_kernel
 from predictors.lookup_table import append_entries
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_table_as_it_was(path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(predictors.lookup_table.os, "fsync", full)
+    monkeypatch.setattr(predictors.json_lines.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         append_measurement(path, RELU, FAST)
     assert path.read_bytes() == before
