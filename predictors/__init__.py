@@ -1,23 +1,30 @@
 """What a network costs on a device: latency, memory traffic, arithmetic intensity, peak memory, energy.
 
-Needs numpy and PyYAML only; torch is imported by `trace`, when it is used.
+Needs numpy and PyYAML only; torch is imported by `trace` and `read_onnx`, when they are used.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from predictors.calibration import ClassPrior, MeasuredNetwork, calibrate, choose_networks
 from predictors.cost import Cost, kernel_cost, peak_memory_bytes
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
+from predictors.device_writing import device_to_mapping, save_device
 from predictors.fusion import Kernel, Runtime, fuse, load_runtime
 from predictors.graph import Graph, GraphBuilder, Node
 from predictors.latency import KernelPrediction, LatencyPredictor, Prediction
 from predictors.lookup_table import LookupTable, Measurement, TableHeader, append_measurement
+from predictors.ncnn_param import read_ncnn_param
 from predictors.operators import Operator, UnknownOperatorError
+from predictors.predict_many import Predictions
 from predictors.roofline import Roofline, roofline
+from predictors.sections import Position, Section, join
 
 if TYPE_CHECKING:
+    from predictors.onnx_reader import read_onnx as read_onnx
     from predictors.tracing import trace as trace
 
 __all__ = [
+    "ClassPrior",
     "Cost",
     "Device",
     "DeviceNotMeasuredError",
@@ -27,31 +34,46 @@ __all__ = [
     "KernelPrediction",
     "LatencyPredictor",
     "LookupTable",
+    "MeasuredNetwork",
     "Measurement",
     "Node",
     "Operator",
+    "Position",
     "Prediction",
+    "Predictions",
     "Roofline",
     "Runtime",
+    "Section",
     "TableHeader",
     "UnknownOperatorError",
     "append_measurement",
     "available_devices",
+    "calibrate",
+    "choose_networks",
     "device_from_mapping",
+    "device_to_mapping",
     "fuse",
+    "join",
     "kernel_cost",
     "load_device",
     "load_runtime",
     "peak_memory_bytes",
+    "read_ncnn_param",
+    "read_onnx",
     "roofline",
+    "save_device",
     "trace",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`trace` needs torch, so it is imported when it is asked for."""
+    """`trace` and `read_onnx` need torch, so they are imported when they are asked for."""
     if name == "trace":
         from predictors.tracing import trace
 
         return trace
+    if name == "read_onnx":
+        from predictors.onnx_reader import read_onnx
+
+        return read_onnx
     raise AttributeError(f"module 'predictors' has no attribute {name!r}")

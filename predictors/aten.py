@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from predictors.graph import shared_operator
+from predictors.movement import Steps
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -159,7 +160,8 @@ def _activation(call: Call) -> int | None:
 
 def _softmax(argument: str, call: Call) -> int | None:
     x = call[argument]
-    return call.add(Softmax, [call.values.read(x)], shape=tuple(x.shape))
+    axis = call["dim"] % x.dim() if x.dim() else 0
+    return call.add(Softmax, [call.values.read(x)], shape=tuple(x.shape), axis=axis if axis < x.dim() - 1 else -1)
 
 
 def _normalization(method: str, call: Call) -> int | None:
@@ -204,12 +206,64 @@ def _reshape(call: Call) -> int | None:
     return call.values.copy(call["self"], tuple(call.output.shape))
 
 
-def _move(method: str, call: Call) -> int | None:
+def _move(method: str, call: Call, steps: Steps = ()) -> int | None:
     """A copy into another order or extent, which the arguments beside the tensor decide."""
     x, to = call["self"], tuple(call.output.shape)
     if any(call.values.is_live(each) for each in call.tensors if each is not x):
         return None
-    return call.add(Copy, [call.values.read(x)], shape=tuple(x.shape), to=to, method=method)
+    return call.add(Copy, [call.values.read(x)], shape=tuple(x.shape), to=to, method=method, steps=steps)
+
+
+def _roll(call: Call) -> int | None:
+    shape, shifts, dims = tuple(call["self"].shape), _numbers(call["shifts"]), _numbers(call["dims"])
+    if not dims:
+        flat = (call["self"].numel(),)
+        return _move("roll", call, (("reshape", flat), ("roll", tuple(shifts)), ("reshape", shape)))
+    by = [0] * len(shape)
+    for axis, shift in zip(dims, shifts):
+        by[axis] += shift
+    return _move("roll", call, (("roll", tuple(shift % size for shift, size in zip(by, shape))),))
+
+
+def _flip(call: Call) -> int | None:
+    rank = call["self"].dim()
+    return _move("flip", call, (("flip", tuple(sorted(axis % rank for axis in call["dims"]))),))
+
+
+def _repeat(call: Call) -> int | None:
+    counts = tuple(call["repeats"])
+    shape = (1,) * (len(counts) - call["self"].dim()) + tuple(call["self"].shape)
+    longer: Steps = (("reshape", shape),) if len(shape) > call["self"].dim() else ()
+    return _move("repeat", call, (*longer, ("repeat", counts)))
+
+
+def _repeat_interleave(call: Call) -> int | None:
+    """Each element again beside itself: an axis of size 1 behind it, repeated and joined with it."""
+    shape, count, axis = tuple(call["self"].shape), call["repeats"], call["dim"]
+    shape, axis = ((call["self"].numel(),), 0) if axis is None else (shape, axis % len(shape))
+    first, last = shape[: axis + 1], shape[axis + 1 :]
+    beside: Steps = (("reshape", (*first, 1, *last)), ("expand", (*first, count, *last)))
+    return _move("repeat", call, (*beside, ("reshape", tuple(call.output.shape))))
+
+
+def _shuffle(call: Call) -> int | None:
+    """Between channels and pixels, or among channels: parts of axes change places."""
+    *batch, channels, height, width = call["self"].shape
+    rank = len(batch)
+    parts: tuple[int, ...]
+    order: tuple[int, ...]
+    if call.name == "pixel_shuffle":
+        by = call["upscale_factor"]
+        parts, order = (channels // by**2, by, by, height, width), (0, 3, 1, 4, 2)
+    elif call.name == "pixel_unshuffle":
+        by = call["downscale_factor"]
+        parts, order = (channels, height // by, by, width // by, by), (0, 2, 4, 1, 3)
+    else:
+        groups = call["groups"]
+        parts, order = (groups, channels // groups, height, width), (1, 0, 2, 3)
+    axes = (*range(rank), *(rank + axis for axis in order))
+    steps = (("reshape", (*batch, *parts)), ("transpose", axes), ("reshape", tuple(call.output.shape)))
+    return _move("transpose", call, steps)
 
 
 def _nothing(call: Call) -> int | None:
@@ -218,13 +272,22 @@ def _nothing(call: Call) -> int | None:
 
 
 def _pad(call: Call) -> int | None:
-    return _move("pad", call) if any(call["pad"]) else call.values.read(call["self"])
+    """With any number, as it costs the same; what reflects or repeats the border has no steps."""
+    pads, rank = list(call["pad"]), call["self"].dim()
+    if not any(pads):
+        return call.values.read(call["self"])
+    if call.arguments.get("mode", "constant") != "constant" or min(pads) < 0:
+        return _move("pad", call)
+    missing = [0] * (rank - len(pads) // 2)  # torch begins with the last axis
+    return _move("pad", call, (("pad", (*missing, *pads[-2::-2]), (*missing, *pads[::-2])),))
 
 
 def _write(call: Call) -> int | None:
     """`copy_`: the source, broadcast, in place of all that `self` held."""
     source, to = call["src"], tuple(call["self"].shape)
-    return call.add(Copy, [call.values.read(source)], shape=tuple(source.shape), to=to, method="copy")
+    longer = (1,) * (len(to) - source.dim()) + tuple(source.shape)
+    steps: Steps = (("reshape", longer), ("expand", to)) if longer != to else (("reshape", to),)
+    return call.add(Copy, [call.values.read(source)], shape=tuple(source.shape), to=to, method="copy", steps=steps)
 
 
 def _embedding(call: Call) -> int | None:
@@ -349,13 +412,13 @@ HANDLERS: dict[str, Handler] = {
     "_to_copy": partial(_move, "cast"),
     "pad": _pad,
     "constant_pad_nd": _pad,
-    "roll": partial(_move, "roll"),
-    "flip": partial(_move, "flip"),
-    "repeat": partial(_move, "repeat"),
-    "repeat_interleave.self_int": partial(_move, "repeat"),
-    "pixel_shuffle": partial(_move, "transpose"),
-    "pixel_unshuffle": partial(_move, "transpose"),
-    "channel_shuffle": partial(_move, "transpose"),
+    "roll": _roll,
+    "flip": _flip,
+    "repeat": _repeat,
+    "repeat_interleave.self_int": _repeat_interleave,
+    "pixel_shuffle": _shuffle,
+    "pixel_unshuffle": _shuffle,
+    "channel_shuffle": _shuffle,
     "index.Tensor": partial(_move, "gather"),
     "index_select": partial(_move, "gather"),
 }
@@ -367,6 +430,10 @@ KEEP_SHAPE = frozenset(_ACTIVATIONS) - {"logical_not", "sign", "clamp", "clamp_m
 
 def _not_scalars(call: Call) -> list[Tensor]:
     return [each for each in call.tensors if each.dim() or call.values.is_learned(each)]
+
+
+def _numbers(value: Any) -> list[int]:
+    return [value] if isinstance(value, int) else list(value or ())
 
 
 def _pair(value: Any) -> Pair:

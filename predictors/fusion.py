@@ -232,10 +232,13 @@ def fusion_rules(rules: object, where: str) -> tuple[FusionRule, ...]:
 
 
 def _alive(graph: Graph) -> list[bool]:
+    """Nodes that an output needs. A product with zero (`zero`) is known beforehand, so it needs nothing and never runs."""
     alive = [False] * len(graph.nodes)
     for index in graph.outputs:
         alive[index] = True
     for index in range(len(graph.nodes) - 1, -1, -1):
+        if graph.nodes[index].operator.variant == "zero":
+            alive[index] = False
         if alive[index]:
             for source in graph.nodes[index].inputs:
                 alive[source] = True

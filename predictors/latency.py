@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.class_terms import efficiency_names
 from predictors.cost import Cost, kernel_cost
 from predictors.device import ANY_CLASS, ClassEfficiency, Device
 from predictors.efficiency import LogEstimate, combine, latency_of, learn_efficiency
@@ -24,6 +25,7 @@ from predictors.lookup_table import LookupTable
 from predictors.predict_many import ArchSpace, BlockTables, Predictions, block_tables
 from predictors.roofline import Bound, class_latency_s, roofline
 from predictors.sections import Section
+from predictors.transfer import transferred
 from predictors.whole_network import KernelEstimate, Part, Provenance, Sums, energy_j, part_of, whole_network
 
 _Key = TypeVar("_Key")
@@ -354,7 +356,9 @@ class LatencyPredictor:
 
     def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> LogEstimate:
         classes = self.device.efficiency.get(kernel.dtype, {})
-        known = next((classes[name] for name in (*kernel.classes, ANY_CLASS) if name in classes), None)
+        known = next((classes[name] for name in (*efficiency_names(kernel), ANY_CLASS) if name in classes), None)
+        if not classes and not self.tables and (prior := transferred(kernel, cost, self.device)) is not None:
+            return prior
         efficiency = known or _unknown_efficiency(self.device)
         class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)
         return LogEstimate(log(roofline_s / class_s), efficiency.spread)

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import Self, dataclass_transform
 
+from predictors.movement import Steps, shape_after
+
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 _OperatorClass = TypeVar("_OperatorClass", bound=type)
@@ -198,6 +200,13 @@ def _check_method(asked: object, method: str, allowed: Collection[str]) -> None:
         raise ValueError(f"{asked}: unknown method {method!r}; there are {sorted(allowed)}")
 
 
+def _check_steps(asked: object, shape: Shape, to: Shape, steps: Steps) -> None:
+    if not isinstance(steps, tuple) or not all(isinstance(step, tuple) and step for step in steps):
+        raise ValueError(f"{asked}: steps are tuples of a name and its arguments, found {steps!r}")
+    if steps and (found := shape_after(shape, steps)) != to:
+        raise ValueError(f"{asked}: the steps {steps} make {found} of {shape}, not {to}")
+
+
 def _check_shape(asked: object, shape: Shape, num_axes: int | None = None) -> None:
     if not isinstance(shape, tuple) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{asked}: a shape is a tuple of positive integers, found {shape!r}")
@@ -272,12 +281,22 @@ class View(Operator):
     moves_data = False
     shape: Shape
     to: Shape
+    steps: Steps = ()
+    """How `to` comes from `shape`, see `predictors.movement`; empty for another shape alone."""
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
         _check_shape(self.kind, self.to)
         if prod(self.to) > prod(self.shape):
             raise ValueError(f"view: {self.to} holds more elements than {self.shape}")
+        _check_steps(self.kind, self.shape, self.to, self.steps)
+
+    @property
+    def all_steps(self) -> Steps | None:
+        """The steps with that of a plain reshape; None where the record does not say which part is kept."""
+        if self.steps:
+            return self.steps
+        return (("reshape", self.to),) if prod(self.to) == prod(self.shape) else None
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -592,9 +611,15 @@ class Activation(_Unary):
 
 @operator
 class Softmax(_Unary):
-    """Softmax over one axis."""
+    """Softmax over one axis, by default the last."""
 
     kind = "softmax"
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis != -1 and not 0 <= self.axis < len(self.shape) - 1:
+            raise ValueError(f"softmax: axis {self.axis} is neither -1 nor in 0..{len(self.shape) - 2}")
 
 
 @operator
@@ -773,10 +798,13 @@ class Copy(Operator):
     shape: Shape
     to: Shape
     method: str
+    steps: Steps = ()
+    """What is done, see `predictors.movement`; empty where it is not known, as of a gather or a cast."""
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.shape)
         _check_shape(self.kind, self.to)
+        _check_steps(self.kind, self.shape, self.to, self.steps)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -795,7 +823,9 @@ class Copy(Operator):
         return self.method
 
     def padded(self, alignment: int) -> "Copy":
-        return replace(self, shape=padded_shape(self.shape, alignment), to=padded_shape(self.to, alignment))
+        """Channels rounded up; what was done is known for the true ones only."""
+        shape, to = padded_shape(self.shape, alignment), padded_shape(self.to, alignment)
+        return self if (shape, to) == (self.shape, self.to) else replace(self, shape=shape, to=to, steps=())
 
 
 @operator

@@ -11,6 +11,7 @@ from math import prod
 from torch import Tensor, channels_last
 
 from predictors.graph import GraphBuilder, shared_operator
+from predictors.movement import Steps, is_reshape, shape_after, strided_steps
 from predictors.operators import Constant, Copy, Shape, UnknownOperatorError, View
 
 _Geometry = tuple[Shape, tuple[int, ...], int, bool]
@@ -100,11 +101,7 @@ class Values:
             return written.node
         geometry = (shape, tensor.stride(), int(tensor.storage_offset()), in_place)
         if geometry not in written.reads:
-            written.reads[geometry] = (
-                self.add(shared_operator(View, shape=_shape(whole), to=shape), written.node)
-                if in_place
-                else self.copy(tensor, shape)
-            )
+            written.reads[geometry] = self._view(tensor) if in_place else self.copy(tensor, shape)
         return written.reads[geometry]
 
     def read_broadcast(self, tensor: Tensor) -> int:
@@ -124,10 +121,22 @@ class Values:
             method = "slice"
         else:
             method = "copy" if is_dense(tensor) else "transpose"
-        return self.add(shared_operator(Copy, shape=shape, to=to, method=method), written.node)
+        steps = _steps(written.tensor, tensor)
+        if steps == () or (steps is not None and shape_after(shape, steps) != to):
+            steps = (*steps, ("reshape", to))
+        return self.add(shared_operator(Copy, shape=shape, to=to, method=method, steps=steps or ()), written.node)
 
     def add(self, operator: Constant | View | Copy, *inputs: int) -> int:
         return self.builder.add(operator, *inputs, name=self.path)
+
+    def _view(self, tensor: Tensor) -> int:
+        """A new node for data that are read where they lie; a copy of unknown steps if their view cannot be told."""
+        written, to = self._written(tensor), _shape(tensor)
+        shape, steps = _shape(written.tensor), _steps(written.tensor, tensor)
+        if steps is None:
+            return self.copy(tensor, to)
+        steps = () if is_reshape(steps) else steps
+        return self.add(shared_operator(View, shape=shape, to=to, steps=steps), written.node)
 
     def _written(self, tensor: Tensor) -> _Written:
         key = _key(tensor)
@@ -161,6 +170,14 @@ def _key(tensor: Tensor) -> int:
 
 def _shape(tensor: Tensor) -> Shape:
     return tuple(tensor.shape)
+
+
+def _steps(whole: Tensor, tensor: Tensor) -> Steps | None:
+    """How `tensor`, a view of the memory of `whole`, comes from it."""
+    offset = int(tensor.storage_offset() - whole.storage_offset())
+    if offset < 0 or whole.element_size() != tensor.element_size():
+        return None
+    return strided_steps(_shape(whole), whole.stride(), _shape(tensor), tensor.stride(), offset)
 
 
 def _has_repeats(tensor: Tensor) -> bool:

@@ -55,7 +55,7 @@ def trace(module: nn.Module, example_inputs: Any) -> Graph:
             raise ValueError(f"the example inputs of {type(module).__name__} hold no tensor: {example_inputs!r:.80}")
         for tensor in inputs:
             values.define(tensor, values.builder.add(Input(shape=tuple(tensor.shape)), name="input"))
-        with _evaluating(module), _module_paths(module, values), _Tracer(values):
+        with _evaluating(module), _module_paths(module, values), Tracer(values):
             found = torch.func.functional_call(module, weights, args, kwargs)
         outputs = [values.read(each) for each in _tensors(found)]
     if not outputs:
@@ -63,7 +63,7 @@ def trace(module: nn.Module, example_inputs: Any) -> Graph:
     return values.builder.graph(*outputs, name=type(module).__name__)
 
 
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
     """Writes every operator that runs inside of it, and depends on the inputs, into `values`."""
 
     def __init__(self, values: Values) -> None:

@@ -22,6 +22,8 @@ from predictors.fusion import fuse, load_runtime
 from predictors.graph import Graph
 from predictors.measure.backend import NoKernelError, Step
 from predictors.measure.values import given_value, weights_of
+from predictors.movement import Step as Movement
+from predictors.movement import shape_after
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -30,6 +32,7 @@ from predictors.operators import (
     Constant,
     Conv2d,
     ConvTranspose2d,
+    Copy,
     Elementwise,
     Input,
     Linear,
@@ -205,6 +208,9 @@ class _Writer:
         """Write a layer of its own."""
         operator = self._graph.nodes[index].operator
         sources = self._graph.nodes[index].inputs
+        if isinstance(operator, Copy) or (isinstance(operator, View) and operator.steps):
+            self._moved(index, operator)
+            return
         layer = _normalization(operator, index) if isinstance(operator, Normalization) else _layer(operator)
         vectors = [source in self.vectors for source in sources]
         if isinstance(operator, Activation | Normalization | Elementwise) and all(vectors):
@@ -219,6 +225,42 @@ class _Writer:
         if isinstance(operator, AdaptivePool2d) and operator.size == (1, 1):
             self.vectors.add(index)
         self._append(index, layer, reads)
+
+    def _moved(self, index: int, operator: View | Copy) -> None:
+        """A layer for each axis that a step changes, or one for all; a rolled axis is cut in two and joined again."""
+        if not operator.steps:
+            raise _refusal(operator, "its record does not say what is done")
+        blob, shape = self._whole(self._graph.nodes[index].inputs[0], index), operator.shape
+        layers: list[_Layer] = []
+        for step in operator.steps:
+            after = shape_after(shape, (step,))
+            if shape[:1] != (1,) or after[:1] != (1,) or not 2 <= len(after) <= 4:
+                raise _refusal(operator, "on the way shapes must have a batch of 1 before 1 to 3 other axes")
+            layers += _movements(operator, shape, after, step)
+            shape = after
+        for number, layer in enumerate(layers[:-1]):
+            blob = self._rolled(index, number, layer, blob) or self._helper(index, f"step{number}", layer, blob)
+        last = layers[-1]
+        if rolled := self._rolled(index, len(layers) - 1, last, blob):
+            blob, last = rolled, _Layer(type="Noop", params={})
+        self._append(index, last, (blob,))
+
+    def _rolled(self, index: int, number: int, layer: _Layer, blob: str) -> str | None:
+        """The end of an axis before its begin, where the layer says so; its blob."""
+        if layer.type != "Roll":
+            return None
+        axis, cut, size = (int(layer.params[key]) for key in range(3))  # type: ignore[arg-type]
+        parts = tuple(
+            self._helper(
+                index, f"{part}{number}", _Layer(type="Crop", params={9: (start,), 10: (stop,), 11: (axis,)}), blob
+            )
+            for part, start, stop in (("end", cut, size), ("begin", 0, cut))
+        )
+        made = f"n{index}_step{number}"
+        self.layers.append(
+            _Layer(type="Concat", params={0: axis}, name=f"{made}_Concat", inputs=parts, outputs=(made,))
+        )
+        return made
 
     def _whole(self, source: int, reader: int) -> str:
         """Blob of a node with all axes of its shape."""
@@ -523,6 +565,41 @@ def _concat(operator: Concat) -> _Layer:
     return _Layer(type="Concat", params={0: operator.axis - 1})
 
 
+_PERMUTATIONS = {2: ((0, 1), (1, 0)), 3: ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))}
+"""Axes of a blob, from the outermost, in the order of Permute's order_type."""
+
+
+def _movements(operator: Operator, shape: Shape, after: Shape, step: Movement) -> list[_Layer]:
+    """Layers of a step. 'Roll' stands for two Crop layers and a Concat: its axis, where it is cut, its size."""
+    name, *arguments = step
+    first = arguments[0]
+    changed = [axis for axis, (size, new) in enumerate(zip(shape, after)) if size != new]
+    if name == "reshape":
+        return [_reshape(after)]
+    if name == "transpose":
+        axes = tuple(axis - 1 for axis in first[1:])
+        if first[0] or len(axes) == 1:
+            raise _refusal(operator, "the batch must stay the first axis")
+        return [_Layer(type="Permute", params={0: _PERMUTATIONS[len(axes)].index(axes)})]
+    if name == "slice":
+        if any(arguments[2][axis] > 1 for axis in changed):
+            raise _refusal(operator, "Crop takes all elements between two")
+        starts, stops = (tuple(each[axis] for axis in changed) for each in arguments[:2])
+        return [_Layer(type="Crop", params={9: starts, 10: stops, 11: tuple(axis - 1 for axis in changed)})]
+    if name == "pad":
+        keys = ((7, 8), (0, 1), (2, 3))[-len(shape) + 1 :]
+        pads = [(key, pad[axis + 1]) for axis, pair in enumerate(keys) for key, pad in zip(pair, arguments)]
+        return [_Layer(type="Padding", params=dict(pads))]
+    if name == "flip":
+        return [_Layer(type="Flip", params={0: tuple(axis - 1 for axis in first)})]
+    if name == "roll":
+        rolled = [axis for axis, shift in enumerate(first) if shift]
+        return [
+            _Layer(type="Roll", params={0: axis - 1, 1: shape[axis] - first[axis], 2: shape[axis]}) for axis in rolled
+        ]
+    return [_Layer(type="Tile", params={0: axis - 1, 1: after[axis] // shape[axis]}) for axis in changed]
+
+
 def _view(operator: View) -> _Layer:
     if prod(operator.to) != prod(operator.shape):
         raise _refusal(operator, "which part it keeps is not known")
@@ -555,6 +632,6 @@ _BUILDERS: dict[type[Operator], Callable[[Any], _Layer]] = {
     Pool2d: _pool,
     Reduce: _reduce,
     Resize: _resize,
-    Softmax: lambda operator: _Layer(type="Softmax", params={0: len(operator.shape) - 2, 1: 1}),
+    Softmax: lambda operator: _Layer(type="Softmax", params={0: operator.axis % len(operator.shape) - 1, 1: 1}),
     View: _view,
 }

@@ -6,7 +6,6 @@ keeps its name, and it takes milliseconds.
 
 import re
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from onnx import helper, numpy_helper
 from predictors.graph import Graph
 from predictors.measure.backend import NoKernelError, Step
 from predictors.measure.values import Array, given_value, input_indices, weights_of
+from predictors.movement import Step as Movement
+from predictors.movement import Steps, shape_after
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -25,6 +26,7 @@ from predictors.operators import (
     Constant,
     Conv2d,
     ConvTranspose2d,
+    Copy,
     Elementwise,
     Input,
     Linear,
@@ -34,6 +36,7 @@ from predictors.operators import (
     Pool2d,
     Reduce,
     Resize,
+    Shape,
     Softmax,
     View,
 )
@@ -328,10 +331,55 @@ def _elementwise(writer: _Writer, operator: Elementwise, inputs: list[str]) -> s
     return writer.last(_ELEMENTWISE[operator.function], inputs)
 
 
-def _view(writer: _Writer, operator: View, inputs: list[str]) -> str | None:
-    if prod(operator.to) != prod(operator.shape):
+def _moved(writer: _Writer, operator: View | Copy, steps: Steps | None, inputs: list[str]) -> str | None:
+    """Steps one by one; the last of them writes the operator's output."""
+    if not steps:
         return None
-    return writer.last("Reshape", [*inputs, writer.stored_sizes("shape", operator.to)])
+    (x,) = inputs
+    shape = operator.shape
+    for number, step in enumerate(steps):
+        is_last = number == len(steps) - 1
+        x = _step(writer, x, shape, step, f"step{number}", is_last)
+        shape = shape_after(shape, (step,))
+    return x
+
+
+def _step(writer: _Writer, x: str, shape: Shape, step: Movement, part: str, is_last: bool) -> str:
+    name, *arguments = step
+    first = arguments[0]
+
+    def node(op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        if is_last:
+            return writer.last(op_type, inputs, **attributes)
+        return writer.part(part, op_type, inputs, **attributes)
+
+    def stored(*lists: Sequence[int], of: str = part) -> list[str]:
+        return [writer.stored_sizes(f"{of}.{number}", each) for number, each in enumerate(lists)]
+
+    if name == "transpose":
+        return node("Transpose", [x], perm=first)
+    if name == "pad":
+        return node("Pad", [x, *stored((*first, *arguments[1]))])
+    if name == "slice":
+        cut = [axis for axis, size in enumerate(shape_after(shape, (step,))) if size != shape[axis]]
+        starts, stops, every = ([numbers[axis] for axis in cut] for numbers in arguments)
+        return node("Slice", [x, *stored(starts, stops, cut, every)])
+    if name == "flip":
+        far = -(1 << 31)
+        return node("Slice", [x, *stored([-1] * len(first), [far] * len(first), first, [-1] * len(first))])
+    if name == "roll":
+        rolled = [axis for axis, shift in enumerate(first) if shift]
+        for axis in rolled:
+            bounds = stored([-first[axis]], [shape[axis]], [axis], [0], of=f"{part}.{axis}")
+            ends = [
+                writer.part(f"{part}.end{axis}", "Slice", [x, bounds[0], bounds[1], bounds[2]]),
+                writer.part(f"{part}.begin{axis}", "Slice", [x, bounds[3], bounds[0], bounds[2]]),
+            ]
+            if axis == rolled[-1]:
+                return node("Concat", ends, axis=axis)
+            x = writer.part(f"{part}.{axis}", "Concat", ends, axis=axis)
+        return node("Identity", [x])
+    return node({"reshape": "Reshape", "expand": "Expand", "repeat": "Tile"}[name], [x, *stored(first)])
 
 
 _ANCHORS = (Conv2d, ConvTranspose2d, Linear, MatMul)
@@ -382,7 +430,7 @@ _WRITERS: dict[type[Operator], Callable[[_Writer, Any, list[str]], str | None]] 
     MatMul: lambda writer, operator, inputs: writer.last("MatMul", inputs),
     Attention: _attention,
     Activation: _activation,
-    Softmax: lambda writer, operator, inputs: writer.last("Softmax", inputs, axis=-1),
+    Softmax: lambda writer, operator, inputs: writer.last("Softmax", inputs, axis=operator.axis),
     Normalization: _normalization,
     Pool2d: _pool,
     AdaptivePool2d: _adaptive_pool,
@@ -390,5 +438,6 @@ _WRITERS: dict[type[Operator], Callable[[_Writer, Any, list[str]], str | None]] 
     Resize: _resize,
     Elementwise: _elementwise,
     Concat: lambda writer, operator, inputs: writer.last("Concat", inputs, axis=operator.axis),
-    View: _view,
+    View: lambda writer, operator, inputs: _moved(writer, operator, operator.all_steps, inputs),
+    Copy: lambda writer, operator, inputs: _moved(writer, operator, operator.steps, inputs),
 }

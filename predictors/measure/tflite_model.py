@@ -19,6 +19,7 @@ from predictors.fusion import KernelNode, Runtime, fuse, load_runtime
 from predictors.graph import Graph
 from predictors.measure.backend import NoKernelError
 from predictors.measure.values import given_value, weights_of
+from predictors.movement import Steps, shape_after
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -27,6 +28,7 @@ from predictors.operators import (
     Constant,
     Conv2d,
     ConvTranspose2d,
+    Copy,
     Elementwise,
     Input,
     Linear,
@@ -128,7 +130,7 @@ class _Writer:
         self._buffers: list[Any] = [schema.BufferT()]  # the schema keeps the first one empty
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
-        self._records: list[TfliteOperator] = []
+        self.records: list[TfliteOperator] = []
         self._nodes: tuple[int, ...] = ()
         self._values: dict[tuple[int, bool], int] = {}  # tensor of a node in a layout
         self._layout: dict[int, bool] = {}  # whether a node wrote NHWC
@@ -162,7 +164,7 @@ class _Writer:
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return TfliteModel(
             data=bytes(builder.Output()),
-            operators=tuple(self._records),
+            operators=tuple(self.records),
             inputs=tuple(inputs),
             channels_last=frozenset(index for index, is_last in self._layout.items() if is_last),
         )
@@ -180,7 +182,7 @@ class _Writer:
             )
         )  # fmt: skip
         nodes = self._nodes if nodes is None else nodes
-        self._records.append(TfliteOperator(name=name, nodes=nodes, inputs=tuple(inputs), output=output))
+        self.records.append(TfliteOperator(name=name, nodes=nodes, inputs=tuple(inputs), output=output))
         return output
 
     def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> int:
@@ -268,13 +270,20 @@ def _look_back(graph: Graph) -> tuple[list[bool], list[bool]]:
             continue
         for source in node.inputs:
             alive[source] = True
-            if isinstance(node.operator, Activation | Elementwise | Concat | Reduce):
+            if isinstance(node.operator, Activation | Elementwise | Concat | Reduce) or _keeps_axes(node.operator):
                 image_next[source] = image_next[index]
             else:
                 image_next[source] = isinstance(
                     node.operator, Conv2d | ConvTranspose2d | Pool2d | AdaptivePool2d | Resize
                 ) or (isinstance(node.operator, Normalization) and node.operator.method == "batch_norm")
     return alive, image_next
+
+
+def _keeps_axes(operator: Operator) -> bool:
+    """Steps that can be done in either layout."""
+    if not isinstance(operator, View | Copy) or not operator.steps:
+        return False
+    return all(name not in ("reshape", "transpose") for name, *_ in operator.steps)
 
 
 # ---------------------------------------------------------------------------------- what is fused into an operator
@@ -481,9 +490,20 @@ def _write_reciprocal(writer: _Writer, x: int, shape: Shape) -> int:
 
 
 def _write_softmax(writer: _Writer, kernel: KernelNode, softmax: Softmax) -> None:
-    x = writer.read(kernel.inputs[0])
+    """Over the last axis that is stored: of channels in NHWC, other axes have to go there and back."""
+    rank, last = len(softmax.shape), softmax.axis == 1 and len(softmax.shape) == 4
+    x, shape = writer.read(kernel.inputs[0], last), softmax.shape
+    order = list(stored_axes(rank, last))
     options = schema.SoftmaxOptionsT(beta=1.0)
-    writer.keep(kernel.nodes[-1], writer.op("SOFTMAX", (x,), softmax.shape, options))
+    if last or softmax.axis == -1:
+        stored = tuple(shape[axis] for axis in order)
+        writer.keep(kernel.nodes[-1], writer.op("SOFTMAX", (x,), stored, options), last)
+        return
+    order[softmax.axis], order[-1] = order[-1], order[softmax.axis]
+    swap = writer.constant(order, np.int32)
+    stored = tuple(shape[axis] for axis in order)
+    x = writer.op("SOFTMAX", (writer.op("TRANSPOSE", (x, swap), stored),), stored, options)
+    writer.keep(kernel.nodes[-1], writer.op("TRANSPOSE", (x, swap), shape))
 
 
 def _write_normalization(writer: _Writer, kernel: KernelNode, normalization: Normalization) -> None:
@@ -630,13 +650,103 @@ def _write_concat(writer: _Writer, kernel: KernelNode, concat: Concat) -> None:
 
 def _write_view(writer: _Writer, index: int, view: View) -> None:
     """The order of elements is that of NCHW. A vector of channels is the same in both layouts."""
-    if prod(view.to) != prod(view.shape):
+    steps = view.all_steps
+    if steps is None:
         raise _no_kernel(view, " as its record does not say which part it keeps")
     (source,) = writer.graph.nodes[index].inputs
+    if view.steps:
+        _write_steps(writer, index, source, view, steps)
+        return
     is_vector = writer.is_image(source) and (view.shape[1] == 1 or prod(view.shape[2:]) == 1)
     x = writer.read(source, channels_last=is_vector)
     to_image = len(view.to) == 4 and writer.image_next(index) and (view.to[1] == 1 or prod(view.to[2:]) == 1)
     writer.keep(index, writer.reshape(x, _nhwc(view.to) if to_image else view.to), to_image)
+
+
+def _write_copy(writer: _Writer, kernel: KernelNode, copy: Copy) -> None:
+    if not copy.steps:
+        raise _no_kernel(copy, " as its record does not say what is done")
+    _write_steps(writer, kernel.nodes[-1], kernel.inputs[0], copy, copy.steps)
+
+
+def _write_steps(writer: _Writer, index: int, source: int, operator: View | Copy, steps: Steps) -> None:
+    """Axis by axis in the order in which the tensor is stored; a transpose may leave it in either layout."""
+    last = writer.is_image(source)
+    x, shape = writer.read(source, last), operator.shape
+    num_before = len(writer.records)
+    for number, step in enumerate(steps):
+        name, *arguments = step
+        after = shape_after(shape, (step,))
+        if name == "reshape" and last:
+            x, last = writer.change_layout(x, shape, channels_last=False), False
+        order = stored_axes(len(shape), last)
+        if name == "transpose":
+            last = number == len(steps) - 1 and len(after) == 4 and writer.image_next(index)
+            axes = [order.index(arguments[0][axis]) for axis in stored_axes(len(after), last)]
+            stored = tuple(after[axis] for axis in stored_axes(len(after), last))
+            if axes != sorted(axes):
+                x = writer.op("TRANSPOSE", (x, writer.constant(axes, np.int32)), stored)
+        elif name == "reshape":
+            x = writer.reshape(x, after)
+        elif name == "flip":
+            axes = [order.index(axis) for axis in arguments[0]]
+            stored = tuple(after[axis] for axis in order)
+            x = writer.op("REVERSE_V2", (x, writer.constant(axes, np.int32)), stored, schema.ReverseV2OptionsT())
+        else:
+            numbers = [tuple(each[axis] for axis in order) for each in arguments]
+            x = _STEPS[name](writer, x, tuple(shape[axis] for axis in order), *numbers)
+        shape = after
+    if len(writer.records) == num_before:  # the data lie already as they shall
+        x = writer.reshape(x, tuple(shape[axis] for axis in stored_axes(len(shape), last)))
+    writer.keep(index, x, last)
+
+
+def _slice_step(writer: _Writer, x: int, shape: Shape, starts: Shape, stops: Shape, every: Shape) -> int:
+    to = shape_after(shape, (("slice", starts, stops, every),))
+    if max(every) > 1:
+        bounds = [writer.constant(each, np.int32) for each in (starts, stops, every)]
+        return writer.op("STRIDED_SLICE", (x, *bounds), to, schema.StridedSliceOptionsT())
+    inputs = (x, writer.constant(starts, np.int32), writer.constant(to, np.int32))
+    return writer.op("SLICE", inputs, to, schema.SliceOptionsT())
+
+
+def _pad_step(writer: _Writer, x: int, shape: Shape, before: Shape, after: Shape) -> int:
+    to = shape_after(shape, (("pad", before, after),))
+    return writer.op("PAD", (x, writer.constant(list(zip(before, after)), np.int32)), to, schema.PadOptionsT())
+
+
+def _expand_step(writer: _Writer, x: int, shape: Shape, to: Shape) -> int:
+    return _repeat_step(writer, x, shape, tuple(new // size for size, new in zip(shape, to)))
+
+
+def _repeat_step(writer: _Writer, x: int, shape: Shape, counts: Shape) -> int:
+    to = shape_after(shape, (("repeat", counts),))
+    return writer.op("TILE", (x, writer.constant(counts, np.int32)), to, schema.TileOptionsT())
+
+
+def _roll_step(writer: _Writer, x: int, shape: Shape, shifts: Shape) -> int:
+    """The end of each axis before its begin."""
+    zeros, ones = (0,) * len(shape), (1,) * len(shape)
+    for axis, shift in enumerate(shifts):
+        if shift:
+            cut = shape[axis] - shift
+            end = _slice_step(writer, x, shape, _with(zeros, axis, cut), shape, ones)
+            begin = _slice_step(writer, x, shape, zeros, _with(shape, axis, cut), ones)
+            x = writer.op("CONCATENATION", (end, begin), shape, schema.ConcatenationOptionsT(axis=axis))
+    return x
+
+
+def _with(numbers: Shape, axis: int, number: int) -> Shape:
+    return *numbers[:axis], number, *numbers[axis + 1 :]
+
+
+_STEPS: dict[str, Callable[..., int]] = {
+    "slice": _slice_step,
+    "pad": _pad_step,
+    "expand": _expand_step,
+    "repeat": _repeat_step,
+    "roll": _roll_step,
+}
 
 
 def _nhwc(shape: Shape) -> Shape:
@@ -694,4 +804,5 @@ _WRITERS: dict[type[Operator], Callable[[_Writer, KernelNode, Any], None]] = {
     Resize: _write_resize,
     Elementwise: _write_elementwise,
     Concat: _write_concat,
+    Copy: _write_copy,
 }

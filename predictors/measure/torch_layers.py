@@ -1,7 +1,6 @@
 """Operators as PyTorch layers, called as modules, since networks call them so: the call is part of the cost."""
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional
 from predictors.graph import Graph
 from predictors.measure.backend import NoKernelError
 from predictors.measure.values import given_value, input_indices, weights_of
+from predictors.movement import Step, Steps
 from predictors.operators import (
     Activation,
     AdaptivePool2d,
@@ -19,6 +19,7 @@ from predictors.operators import (
     Constant,
     Conv2d,
     ConvTranspose2d,
+    Copy,
     Elementwise,
     Linear,
     MatMul,
@@ -55,11 +56,15 @@ def build_layer(operator: Operator, seed: int = 0) -> Layer:
 class GraphModule(nn.Module):
     """A graph as one module, for runtimes that take a module: its inputs in order to its outputs in order.
 
+    Args:
+        graph: what it computes.
+        named: functions become modules too, so that the module stack of what is exported says 'node{index}'.
+
     Raises:
         NoKernelError: an operator of the graph cannot be built.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, named: bool = False) -> None:
         super().__init__()
         self._graph = graph
         self._inputs = input_indices(graph)
@@ -68,7 +73,10 @@ class GraphModule(nn.Module):
             if isinstance(node.operator, Constant):
                 self.register_buffer(f"constant{index}", torch.from_numpy(given_value(graph, index)))
             elif index not in self._inputs:
-                layer = self._layers[index] = build_layer(node.operator, index)
+                layer = build_layer(node.operator, index)
+                if named and not isinstance(layer, nn.Module):
+                    layer = _Call(layer)
+                self._layers[index] = layer
                 if isinstance(layer, nn.Module):
                     self.add_module(f"node{index}", layer)
 
@@ -167,6 +175,51 @@ def _elementwise(operator: Elementwise) -> Layer | None:
     return lambda x: function(x, 1.5)
 
 
+def _step(x: Tensor, step: Step) -> Tensor:
+    name, *arguments = step
+    if name == "slice":
+        return x[tuple(slice(*each) for each in zip(*arguments))]
+    if name == "pad":
+        pads = [pad for both in zip(*arguments) for pad in both[::-1]]
+        return functional.pad(x, pads[::-1])
+    if name == "roll":
+        return x.roll(arguments[0], tuple(range(x.dim())))
+    return _STEPS[name](x, arguments[0])
+
+
+_STEPS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "reshape": Tensor.reshape,
+    "transpose": Tensor.permute,
+    "expand": Tensor.expand,
+    "flip": Tensor.flip,
+    "repeat": Tensor.repeat,
+}
+
+
+def _view(operator: View) -> Layer | None:
+    """As the data lie, where they lie as the graph says."""
+    steps = operator.all_steps
+    return None if steps is None else lambda x: _done(x, steps)
+
+
+def _copy(operator: Copy) -> Layer | None:
+    """Steps that give another shape alone come after the copy, which is one pass over the data."""
+    steps, last = operator.steps, len(operator.steps)
+    while last and steps[last - 1][0] == "reshape":
+        last -= 1
+    if not steps:
+        return None
+    if last and steps[last - 1][0] in ("pad", "flip", "roll", "repeat"):  # these write anew by themselves
+        return lambda x: _done(x, steps)
+    return lambda x: _done(_done(x, steps[:last]).clone(memory_format=torch.contiguous_format), steps[last:])
+
+
+def _done(x: Tensor, steps: Steps) -> Tensor:
+    for step in steps:
+        x = _step(x, step)
+    return x
+
+
 _BUILDERS: dict[type[Operator], Callable[[Any], Layer | None]] = {
     Conv2d: lambda operator: _convolution(nn.Conv2d, operator),
     ConvTranspose2d: lambda operator: _convolution(
@@ -174,9 +227,9 @@ _BUILDERS: dict[type[Operator], Callable[[Any], Layer | None]] = {
     ),
     Linear: lambda operator: nn.Linear(operator.in_features, operator.out_features, bias=operator.bias),
     MatMul: lambda operator: torch.matmul,
-    Attention: lambda operator: functional.scaled_dot_product_attention if operator.mask is None else None,
+    Attention: lambda operator: functional.scaled_dot_product_attention,
     Activation: _activation,
-    Softmax: lambda operator: nn.Softmax(dim=-1),
+    Softmax: lambda operator: nn.Softmax(dim=operator.axis),
     Normalization: _normalization,
     Pool2d: _pool,
     AdaptivePool2d: lambda operator: (
@@ -186,5 +239,6 @@ _BUILDERS: dict[type[Operator], Callable[[Any], Layer | None]] = {
     Resize: _resize,
     Elementwise: _elementwise,
     Concat: lambda operator: lambda *tensors: torch.cat(tensors, operator.axis),
-    View: lambda operator: (lambda x: x.reshape(operator.to)) if prod(operator.to) == prod(operator.shape) else None,
+    View: _view,
+    Copy: _copy,
 }

@@ -6,8 +6,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from movements import copy
 
-from predictors import GraphBuilder, fuse, load_runtime
+from predictors import GraphBuilder, fuse, load_runtime, trace
 from predictors.graph import Graph, Node
 from predictors.measure import backend as backends
 from predictors.measure.backend import RUNTIMES, Backend, MissingRuntimeError, NoKernelError, open_backend
@@ -75,18 +77,40 @@ def segmentation_head() -> Graph:
     return builder.graph(builder.add(Resize(shape=(1, 6, 16, 24), size=(32, 48), method="nearest"), x))
 
 
+def vision_transformer() -> Graph:
+    """Two blocks of a ViT as timm has it: patches, a class token, attention between strided views."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    net = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, embed_dim=48, num_heads=3, num_classes=10)
+    return trace(net, torch.zeros(1, 3, 64, 64))
+
+
+def shifted_windows() -> Graph:
+    """What Swin does around its attention, channels last: roll, cut into windows, put together, roll back."""
+    builder = GraphBuilder()
+    x = builder.conv2d(builder.input((1, 3, 16, 16)), 12, kernel=4, stride=4, padding=0)
+    x = builder.add(copy((1, 12, 4, 4), ("transpose", (0, 2, 3, 1))), x)
+    x = builder.add(copy((1, 4, 4, 12), ("roll", (0, 3, 3, 0)), method="roll"), x)
+    cut = (("reshape", (2, 2, 2, 2, 12)), ("transpose", (0, 2, 1, 3, 4)), ("reshape", (4, 4, 12)))
+    x = builder.linear(builder.add(copy((1, 4, 4, 12), *cut), x), 8)
+    join = (("reshape", (2, 2, 2, 2, 8)), ("transpose", (0, 2, 1, 3, 4)), ("reshape", (1, 4, 4, 8)))
+    x = builder.add(copy((4, 4, 8), *join), x)
+    x = builder.add(copy((1, 4, 4, 8), ("roll", (0, 1, 1, 0)), method="roll"), x)
+    x = builder.add(copy((1, 4, 4, 8), ("pad", (0, 1, 0, 0), (0, 0, 1, 0)), method="pad"), x)
+    return builder.graph(builder.add(Softmax(shape=(1, 5, 5, 8), axis=1), x))
+
+
 OF_CONVOLUTIONS = (mobile_network, residual_network, two_outputs)
-GRAPHS = (*OF_CONVOLUTIONS, token_network, segmentation_head)
+GRAPHS = (*OF_CONVOLUTIONS, token_network, segmentation_head, vision_transformer, shifted_windows)
 
 
 def built(build, make):
     """What a backend makes of a graph. One that it has no kernel for skips the test by the operator's name; networks of
-    convolutions have to run everywhere.
+    convolutions have to run everywhere, and a ViT too.
     """
     try:
         return build(make())
     except NoKernelError as error:
-        if make in OF_CONVOLUTIONS:
+        if make in (*OF_CONVOLUTIONS, vision_transformer):
             raise
         pytest.skip(f"no kernel: {error}")
 
@@ -163,8 +187,8 @@ def test_a_backend_says_what_it_is(backend: Backend) -> None:
 
 
 def test_an_operator_that_its_record_does_not_determine_is_refused_by_name(backend: Backend) -> None:
-    copy = Copy(shape=(1, 3, 4, 5), to=(1, 3, 5, 4), method="transpose")
-    graph = Graph((Node(Input(shape=(1, 3, 4, 5))), Node(copy, (0,))), (1,))
+    gather = Copy(shape=(1, 3, 4, 5), to=(1, 3, 5, 4), method="gather")
+    graph = Graph((Node(Input(shape=(1, 3, 4, 5))), Node(gather, (0,))), (1,))
     with pytest.raises(NoKernelError, match=r"copy\("):
         backend.network(graph)
 

@@ -5,6 +5,8 @@ import pytest
 
 pytest.importorskip("ncnn")
 
+from movements import LARGER, PLAIN
+
 from predictors import GraphBuilder, fuse, load_runtime
 from predictors.graph import Graph, Node
 from predictors.measure.backend import NoKernelError, open_backend
@@ -119,6 +121,9 @@ OPERATORS: tuple[Operator, ...] = (
     View(shape=PACKED, to=(1, 8, 63)),
     View(shape=TOKENS, to=(1, 5, 3, 4)),
     View(shape=(1, 8, 1, 1), to=(1, 8)),
+    Softmax(shape=MAP, axis=1),
+    Softmax(shape=TOKENS, axis=1),
+    *PLAIN,
 )  # fmt: skip
 
 
@@ -128,6 +133,7 @@ def test_an_operator_computes_what_it_computes_in_pytorch(operator: Operator) ->
 
 
 REFUSED: tuple[Operator, ...] = (
+    *LARGER,
     Copy(shape=MAP, to=(1, 6, 7, 9), method="transpose"),
     Embedding(shape=(1, 5), num_rows=10, features=12),
     Activation(shape=MAP, function="sign"),

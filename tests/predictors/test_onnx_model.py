@@ -3,6 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from movements import LARGER, PLAIN
 
 from predictors import GraphBuilder
 from predictors.graph import Graph, Node
@@ -78,6 +79,9 @@ OPERATORS: tuple[Operator, ...] = (
     Elementwise(function="mul", shapes=(MAP,)),
     Concat(shapes=(MAP, (1, 6, 9, 4)), axis=3),
     View(shape=MAP, to=(6, 90)),
+    Softmax(shape=MAP, axis=1),
+    *PLAIN,
+    *LARGER,
 )  # fmt: skip
 
 REFUSED: tuple[Operator, ...] = (

@@ -174,6 +174,14 @@ CASES = (
         "copy(shape=(2, 6, 5, 5), to=(2, 3, 5, 5), method='slice')",
         "slice", (2, 3, 5, 5), 0, 0, 150, 0, 150,
     ),
+    Expected(  # a transpose reads and writes all
+        Copy(shape=IMAGE, to=(2, 5, 5, 6), method="transpose", steps=(("transpose", (0, 2, 3, 1)),)),
+        "copy(shape=(2, 6, 5, 5), to=(2, 5, 5, 6), method='transpose', steps=(('transpose', (0, 2, 3, 1)),))",
+        "transpose", (2, 5, 5, 6), 0, 0, 300, 0, 300,
+    ),
+    Expected(
+        Softmax(shape=IMAGE, axis=1), "softmax(shape=(2, 6, 5, 5), axis=1)", "softmax", IMAGE, 0, 0, 300, 0, 300
+    ),
     Expected(  # padding reads what was there and writes the rim as well
         Copy(shape=IMAGE, to=(2, 6, 7, 7), method="pad"), "copy(shape=(2, 6, 5, 5), to=(2, 6, 7, 7), method='pad')",
         "pad", (2, 6, 7, 7), 0, 0, 300, 0, 2 * 6 * 49,
@@ -271,6 +279,10 @@ PADDED = (
     (Resize(shape=(1, 5, 2, 2), size=(4, 4)), Resize(shape=(1, 8, 2, 2), size=(4, 4))),
     (
         Copy(shape=(1, 5, 2, 2), to=(1, 3, 2, 2), method="slice"),
+        Copy(shape=(1, 8, 2, 2), to=(1, 4, 2, 2), method="slice"),
+    ),
+    (  # what was done to five channels is not what would be done to eight
+        Copy(shape=(1, 5, 2, 2), to=(1, 3, 2, 2), method="slice", steps=(("slice", (0,) * 4, (1, 3, 2, 2), (1,) * 4),)),
         Copy(shape=(1, 8, 2, 2), to=(1, 4, 2, 2), method="slice"),
     ),
     (  # the broadcast axis of the gate's shape stays 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from movements import LARGER, PLAIN
 
 from predictors import GraphBuilder
 from predictors.graph import Graph, Node
@@ -125,6 +126,11 @@ def assert_equals_pytorch(graph: Graph) -> None:
         Concat(shapes=((1, 7, 8), (1, 1, 8)), axis=1),
         View(shape=IMAGE, to=(1, 8, 120)),
         View(shape=(1, 4, 6), to=(1, 2, 2, 6)),
+        Softmax(shape=IMAGE, axis=1),
+        Softmax(shape=IMAGE, axis=2),
+        Softmax(shape=(1, 3, 7), axis=1),
+        *PLAIN,
+        *LARGER,
     ],
     ids=lambda operator: operator.text,
 )
@@ -253,6 +259,34 @@ def test_images_and_tokens_can_meet() -> None:
     x = builder.elementwise("add", tokens, image)
     x = builder.elementwise("mul", x, builder.add(Constant(shape=(8, 1, 1))))
     assert_equals_pytorch(builder.graph(builder.conv2d(builder.concat(x, tokens), 4, kernel=1), tokens))
+
+
+def test_channels_moved_last_cost_nothing_where_images_are_stored_so() -> None:
+    """NHWC for a layer norm and back, as ConvNeXt does it: all that is left is a change of shape."""
+    builder = GraphBuilder()
+    x = builder.conv2d(builder.input((1, 3, 6, 5)), 8, kernel=3)
+    shape = (1, 8, 6, 5)
+    steps = (("transpose", (0, 2, 3, 1)),)
+    x = builder.add(View(shape=shape, to=(1, 6, 5, 8), steps=steps), x)
+    x = builder.add(Normalization(shape=(1, 6, 5, 8), method="layer_norm"), x)
+    back = (("transpose", (0, 3, 1, 2)),)
+    x = builder.add(Copy(shape=(1, 6, 5, 8), to=shape, method="transpose", steps=back), x)
+    graph = builder.graph(builder.conv2d(x, 4, kernel=1))
+    assert "TRANSPOSE" not in names(graph)
+    assert names(graph).count("RESHAPE") == 2
+    assert_equals_pytorch(graph)
+
+
+def test_parts_of_images_are_cut_and_padded_as_they_are_stored() -> None:
+    builder = GraphBuilder()
+    x = builder.conv2d(builder.input((1, 3, 6, 5)), 8, kernel=3)
+    cut = (("slice", (0, 2, 0, 1), (1, 6, 6, 5), (1, 1, 1, 1)),)
+    x = builder.add(Copy(shape=(1, 8, 6, 5), to=(1, 4, 6, 4), method="slice", steps=cut), x)
+    pad = (("pad", (0, 0, 1, 0), (0, 2, 0, 3)),)
+    x = builder.add(Copy(shape=(1, 4, 6, 4), to=(1, 6, 7, 7), method="pad", steps=pad), x)
+    graph = builder.graph(builder.conv2d(x, 4, kernel=1))
+    assert names(graph) == ["CONV_2D", "SLICE", "PAD", "CONV_2D"]
+    assert_equals_pytorch(graph)
 
 
 def test_constants_are_stored_as_they_are_read() -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from movements import LARGER, PLAIN
 from torch import nn
 
 from predictors import GraphBuilder, fuse, load_runtime
@@ -59,6 +60,9 @@ BUILDABLE = [
     Elementwise(function="add", shapes=(IMAGE,)),
     Concat(shapes=(IMAGE, (2, 1, 9, 10))),
     View(shape=IMAGE, to=(2, 540)),
+    Softmax(shape=IMAGE, axis=1),
+    *PLAIN,
+    *LARGER,
 ]  # fmt: skip
 NOT_BUILDABLE = [
     Normalization(shape=IMAGE, method="group_norm", affine_params=12),

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from predictors import Graph, UnknownOperatorError, trace
+from predictors.measure.torch_layers import GraphModule
+from predictors.measure.values import given_value
 from predictors.operators import Constant, Copy, Elementwise
 
 
@@ -152,7 +154,8 @@ def test_dropout_identity_and_contiguous_vanish() -> None:
 def test_a_permuted_tensor_is_copied_for_a_reader_that_needs_dense_rows() -> None:
     graph = trace(Net(lambda self, x: self.norm(x.permute(0, 2, 3, 1)), norm=nn.LayerNorm(8)), IMAGE)
     assert wires(graph) == [("input", ()), ("transpose", (0,)), ("layer_norm", (1,))]
-    assert graph.nodes[1].operator == Copy(shape=(1, 8, 6, 6), to=(1, 6, 6, 8), method="transpose")
+    steps = (("transpose", (0, 2, 3, 1)),)
+    assert graph.nodes[1].operator == Copy(shape=(1, 8, 6, 6), to=(1, 6, 6, 8), method="transpose", steps=steps)
 
 
 def test_a_permutation_undone_moves_nothing() -> None:
@@ -193,7 +196,47 @@ def test_an_expanded_tensor_is_written_out_for_a_reader_that_cannot_broadcast() 
     graph = trace(
         Net(lambda self, x: self.conv(x.expand(1, 8, 6, 6)), conv=nn.Conv2d(8, 2, 1)), torch.zeros(1, 8, 1, 1)
     )
-    assert graph.nodes[1].operator == Copy(shape=(1, 8, 1, 1), to=(1, 8, 6, 6), method="expand")
+    steps = (("expand", (1, 8, 6, 6)),)
+    assert graph.nodes[1].operator == Copy(shape=(1, 8, 1, 1), to=(1, 8, 6, 6), method="expand", steps=steps)
+
+
+def moving(self: Any, x: Tensor) -> list[Tensor]:
+    """What networks do to the order and the extent of data, and nothing else."""
+    query, key = x.flatten(2).transpose(1, 2).reshape(2, 36, 2, 4, 1).permute(2, 0, 3, 1, 4).unbind(0)
+    windows = x.permute(0, 2, 3, 1).reshape(2, 3, 2, 3, 2, 8).transpose(2, 3).reshape(-1, 4, 8)
+    merged = torch.cat([y[:, :, i::2, j::2] for y in [x] for i in (0, 1) for j in (0, 1)], 1)
+    return [
+        query @ key.transpose(-1, -2), windows.contiguous(), merged, x.roll((1, -2), (2, 3)), x.roll(5), x.flip(1, 3),
+        functional.pad(x, (1, 2, 0, 3)), functional.pad(x, (0, 0, 0, 0, 1, 0)), x.repeat(2, 1, 1, 1, 3),
+        x.repeat_interleave(3, 1), x.repeat_interleave(2), functional.pixel_shuffle(x, 2),
+        functional.pixel_unshuffle(x, 3), functional.channel_shuffle(x, 4), x[:, 3:5].contiguous(),
+        x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)[:, 2:6].contiguous(),
+        x[:, :1].expand(2, 8, 6, 6).contiguous(), x.chunk(2, 1)[1].reshape(2, 2, 72), torch.stack([x, x.flip(2)], 1),
+        (x.transpose(1, 3) + 1.0).transpose(2, 3).flatten(1).contiguous(),
+    ]  # fmt: skip
+
+
+def test_a_graph_of_moved_data_computes_what_its_module_computes() -> None:
+    """The records alone rebuild each order of the elements: the second route to all that is said about views."""
+    x = torch.zeros(2, 8, 6, 6)
+    graph = trace(Net(moving), x)
+    copies = [node.operator for node in graph.nodes if isinstance(node.operator, Copy)]
+    assert [copy.text for copy in copies if not copy.steps] == []
+    x = torch.from_numpy(given_value(graph, 0))
+    expected = moving(None, x)
+    expected[-1] = (x.transpose(1, 3) + 1.5).transpose(2, 3).flatten(1)  # the number that all kernels are measured with
+    found = GraphModule(graph)(x)
+    assert len(found) == len(expected)
+    for each, right in zip(found, expected):
+        assert torch.equal(each, right.contiguous())
+
+
+def test_what_its_arguments_do_not_say_has_no_steps() -> None:
+    picked = torch.tensor([2, 0])
+    graph = trace(Net(lambda self, x: (x[:, picked], functional.pad(x, (1, 1, 1, 1), mode="reflect"))), IMAGE)
+    copies = [node.operator for node in graph.nodes if isinstance(node.operator, Copy)]
+    assert [copy.method for copy in copies] == ["gather", "pad"]
+    assert [copy.steps for copy in copies] == [(), ()]
 
 
 # --------------------------------------------------------------------------------------- whole operators and constants
@@ -293,12 +336,20 @@ MODULES: list[tuple[nn.Module, str]] = [
     (nn.ReLU6(), f"activation({SHAPE}, function='relu6')"),
     (nn.Hardtanh(), f"activation({SHAPE}, function='hardtanh')"),
     (nn.SiLU(inplace=True), f"activation({SHAPE}, function='silu')"),
-    (nn.Softmax(dim=1), f"softmax({SHAPE})"),
-    (nn.PixelShuffle(2), f"copy({SHAPE}, to=(1, 2, 12, 12), method='transpose')"),
-    (nn.ZeroPad2d(1), f"copy({SHAPE}, to=(1, 8, 8, 8), method='pad')"),
+    (nn.Softmax(dim=1), f"softmax({SHAPE}, axis=1)"),
+    (nn.Softmax(dim=-1), f"softmax({SHAPE})"),
+    (
+        nn.PixelShuffle(2),
+        f"copy({SHAPE}, to=(1, 2, 12, 12), method='transpose', steps=(('reshape', (1, 2, 2, 2, 6, 6)), "
+        "('transpose', (0, 1, 4, 2, 5, 3)), ('reshape', (1, 2, 12, 12))))",
+    ),
+    (nn.ZeroPad2d(1), f"copy({SHAPE}, to=(1, 8, 8, 8), method='pad', steps=(('pad', (0, 0, 1, 1), (0, 0, 1, 1)),))"),
     (Net(lambda self, x: x.mean((-2, -1), keepdim=True)), f"reduce({SHAPE}, method='mean', axes=(2, 3), keepdim=True)"),
     (Net(lambda self, x: x.max(dim=1).values), f"reduce({SHAPE}, method='max', axes=(1,))"),
-    (Net(lambda self, x: x.roll(1, 2)), f"copy({SHAPE}, to=(1, 8, 6, 6), method='roll')"),
+    (
+        Net(lambda self, x: x.roll(1, 2)),
+        f"copy({SHAPE}, to=(1, 8, 6, 6), method='roll', steps=(('roll', (0, 0, 1, 0)),))",
+    ),
     (Net(lambda self, x: x.half()), f"copy({SHAPE}, to=(1, 8, 6, 6), method='cast')"),
 ]
 

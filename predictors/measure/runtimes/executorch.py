@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +26,6 @@ from predictors.graph import Graph
 from predictors.measure.backend import NoKernelError, Option, Step, check_choice
 from predictors.measure.torch_layers import GraphModule
 from predictors.measure.values import given_value, input_indices
-from predictors.operators import Constant, Input
 
 
 @contextmanager
@@ -248,7 +246,7 @@ class _Lowered:
 @lru_cache(maxsize=64)
 def _lower(graph: Graph) -> _Lowered:
     """Takes some 0.1 s an operator, and networks are built with and without the tracer and again in the next pass."""
-    module = GraphModule(graph).eval().requires_grad_(False)
+    module = GraphModule(graph, named=True).eval().requires_grad_(False)
     with _quiet(), _without_garbage_collection():
         exported = torch.export.export(module, _inputs(graph))
         edge = to_edge_transform_and_lower(
@@ -258,12 +256,7 @@ def _lower(graph: Graph) -> _Lowered:
         )
         program = edge.to_executorch()
         buffer = program.buffer
-    parts = [node for node in exported.graph.nodes if node.op == "call_function"]
-    calls = [node.name for node in parts if node.target is not getitem]
-    launched = [i for i, node in enumerate(graph.nodes) if not isinstance(node.operator, Input | Constant)]
-    assert len(calls) == len(launched), "every operator is one node of the exported graph"
-    node_of = dict(zip(calls, launched))
-    node_of |= {node.name: node_of[node.args[0].name] for node in parts if node.target is getitem}
+    node_of = {node.name: _owner(node) for node in exported.graph.nodes if node.op == "call_function"}
 
     instructions: list[list[Asked] | Asked] = []
     nodes = set()
@@ -290,6 +283,12 @@ def _lower(graph: Graph) -> _Lowered:
 
 def _inputs(graph: Graph) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(given_value(graph, index)) for index in input_indices(graph))
+
+
+def _owner(node: torch.fx.Node) -> int:
+    """Index of the graph's node that an exported one is a part of: `GraphModule` calls its module 'node{index}'."""
+    *_, (path, _) = node.meta["nn_module_stack"].values()
+    return int(path.rpartition("node")[2])
 
 
 def _origin(node: torch.fx.Node) -> str:

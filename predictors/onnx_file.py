@@ -1,0 +1,120 @@
+"""ONNX files without their weights: what is larger than glue needs is skipped while the file is read, never copied.
+
+A file is walked field by field, as https://protobuf.dev/programming-guides/encoding and onnx.proto3 say, so that two
+gigabytes of weights cost neither memory nor time. Weights in files beside it are not opened.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+KEPT_BYTES = 1 << 16
+"""Tensors up to this size keep their values: shapes, axes and scales are among them."""
+
+
+def read_without_weights(path: Path) -> onnx.ModelProto:
+    """The model in a file, large tensors with their shapes and types alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no ONNX model, or its weights would lie outside its folder.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no ONNX file {str(path)!r}")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            kept = b"".join(_kept(data, 0, len(data), _MODEL))
+        model = onnx.ModelProto()
+        model.ParseFromString(kept)
+    except (ValueError, DecodeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no ONNX model: {error}") from None
+    if not model.opset_import or not (model.graph.node or model.graph.output):
+        raise ValueError(f"{str(path)!r} is no ONNX model: it has no graph, or no version of its operators")
+    for tensor in model.graph.initializer:
+        _check_location(tensor, path)
+    return model
+
+
+def has_values(tensor: onnx.TensorProto) -> bool:
+    """The numbers of a tensor are in the file and were kept."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return False
+    return 0 in tensor.dims or tensor.HasField("raw_data") or any(len(getattr(tensor, name)) for name in _NUMBERS)
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+_NUMBERS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+_Fields = dict[int, "_Fields | None"]
+"""Fields that are walked into, by number; None for those that are left out where they are large."""
+
+_TENSOR: _Fields = dict.fromkeys((4, 5, 6, 7, 9, 10, 11))
+_NODE: _Fields = {5: {5: _TENSOR}}
+_GRAPH: _Fields = {1: _NODE, 5: _TENSOR}
+_NODE[5][6] = _GRAPH  # type: ignore[index]  # branches of If
+_MODEL: _Fields = {7: _GRAPH, 25: {7: _NODE}}
+
+
+def _kept(data: mmap.mmap, begin: int, end: int, fields: _Fields) -> Iterator[bytes]:
+    """Bytes of a message without what is left out."""
+    while begin < end:
+        tag, place = _varint(data, begin, end)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _, after = _varint(data, place, end)
+        elif wire == 2:
+            size, place = _varint(data, place, end)
+            after = place + size
+        elif wire in (1, 5):
+            after = place + (8 if wire == 1 else 4)
+        else:
+            raise ValueError(f"byte {begin} begins no field")
+        if after > end or not number:
+            raise ValueError(f"the field at byte {begin} is cut off")
+        if wire != 2 or number not in fields:
+            yield data[begin:after]
+        elif (inner := fields[number]) is not None:
+            message = b"".join(_kept(data, place, after, inner))
+            yield _as_varint(tag) + _as_varint(len(message)) + message
+        elif after - place <= KEPT_BYTES:
+            yield data[begin:after]
+        begin = after
+
+
+def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= end:
+            break
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ValueError(f"byte {place} is within a number that does not end")
+
+
+def _as_varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _check_location(tensor: onnx.TensorProto, path: Path) -> None:
+    """Nothing is opened there; a model that points elsewhere is refused all the same, for those who run it."""
+    for entry in tensor.external_data:
+        if entry.key != "location":
+            continue
+        named = (PurePosixPath(entry.value), PureWindowsPath(entry.value))
+        outside = any(each.is_absolute() or each.drive or ".." in each.parts for each in named)
+        if outside or not (path.parent / entry.value).resolve().is_relative_to(path.parent.resolve()):
+            raise ValueError(
+                f"{str(path)!r}: the weights {tensor.name!r} are said to lie in {entry.value!r}, outside the model's "
+                "folder; weights have to lie beside the model or below it"
+            )
