@@ -329,20 +329,22 @@ class LatencyPredictor:
         roof = roofline(cost, self.device, kernel.dtype)
         learned = self._learned.at(kernel, cost)
         provenance: Provenance
+        group = "table"
         if measured := self._measured.get(kernel):
             found = combine(log(roof.latency_s / measured.latency_p50_s), measured.spread, learned)
             provenance = "measured"
         elif learned is not None:
             found, provenance = learned, "interpolated"
         else:
-            found, provenance = self._class_efficiency(kernel, cost, roof.latency_s), "roofline"
+            found, group = self._class_efficiency(kernel, cost, roof.latency_s)
+            provenance = "roofline"
         latency_s, std_s = latency_of(roof.latency_s, found)
         if self.device.network_spread:
             variance_s2, shared_std_s, group = std_s**2, 0.0, ""
         elif provenance == "roofline":
-            variance_s2, shared_std_s, group = 0.0, std_s, kernel.kind
+            variance_s2, shared_std_s = 0.0, std_s
         else:
-            variance_s2, shared_std_s, group = std_s**2, TABLE_DRIFT * latency_s, "table"
+            variance_s2, shared_std_s = std_s**2, TABLE_DRIFT * latency_s
         return KernelEstimate(
             cost=cost,
             latency_s=latency_s,
@@ -354,14 +356,15 @@ class LatencyPredictor:
             group=group,
         )
 
-    def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> LogEstimate:
+    def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> tuple[LogEstimate, str]:
+        """ln(efficiency) of a kernel that no table tells of, and whose errors it shares."""
         classes = self.device.efficiency.get(kernel.dtype, {})
         known = next((classes[name] for name in (*efficiency_names(kernel), ANY_CLASS) if name in classes), None)
         if not classes and not self.tables and (prior := transferred(kernel, cost, self.device)) is not None:
-            return prior
+            return prior, "other GPUs"
         efficiency = known or _unknown_efficiency(self.device)
         class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)
-        return LogEstimate(log(roofline_s / class_s), efficiency.spread)
+        return LogEstimate(log(roofline_s / class_s), efficiency.spread), kernel.kind
 
 
 def _unknown_efficiency(device: Device) -> ClassEfficiency:
