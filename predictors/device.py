@@ -85,6 +85,8 @@ class RuntimeNumbers:
         launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
         efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
         network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
+        host_launch: seconds that the host needs to issue one kernel where kernels queue, as on a GPU: a network takes
+            the longer of issuing all its kernels and running them. None where nothing queues, or no source says.
         in_network: what kernels take inside a whole network over what they are predicted to take.
         network_spread: standard deviation of ln(measured / predicted) that whole networks share, beside what their
             kernels err each by themselves; None where no whole networks were compared.
@@ -96,6 +98,7 @@ class RuntimeNumbers:
     efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
     network_overhead: Quantity | None = None
     kernel_overhead: Quantity | None = None
+    host_launch: Quantity | None = None
     in_network: Quantity | None = None
     network_spread: Quantity | None = None
     fusion: tuple[FusionRule, ...] | None = None
@@ -203,7 +206,7 @@ class Device(RuntimeNumbers):
                 found[f"capacity {level.name}"] = level.capacity.source
         for name in (
             "launch", "alignment", "energy_per_mac", "energy_per_byte", "reference", "network_overhead",
-            "kernel_overhead", "in_network", "network_spread", "compute_units", "cache",
+            "kernel_overhead", "host_launch", "in_network", "network_spread", "compute_units", "cache",
         ):  # fmt: skip
             if quantity := getattr(self, name):
                 found[name.replace("_", " ")] = quantity.source
@@ -320,6 +323,7 @@ def _runtime_numbers(keys: Mapping[str, Any], source: str) -> RuntimeNumbers:
         efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
         network_overhead=_optional(keys, "network_overhead", "time", source),
         kernel_overhead=_optional(keys, "kernel_overhead", "time", source),
+        host_launch=_optional(keys, "host_launch", "time", source),
         in_network=_optional(keys, "in_network", "ratio", source),
         network_spread=_optional(keys, "network_spread", "ratio", source),
         fusion=fusion_rules(keys["fusion"], f"{source}: fusion") if "fusion" in keys else None,

@@ -19,6 +19,7 @@ _UNITS = {
     "launch": "s",
     "network_overhead": "s",
     "kernel_overhead": "s",
+    "host_launch": "s",
     "in_network": "1",
     "network_spread": "1",
     "alignment": "channels",
@@ -41,7 +42,11 @@ def save_device(device: Device, path: str | Path) -> None:
         raise ValueError(f"a device's file ends in .yaml, found {str(path)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"folder {str(path.parent)!r} of the device's file does not exist")
-    text = yaml.safe_dump(device_to_mapping(device), sort_keys=False, allow_unicode=True, width=120)
+    write_whole(path, yaml.safe_dump(device_to_mapping(device), sort_keys=False, allow_unicode=True, width=120))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

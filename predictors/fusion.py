@@ -232,7 +232,7 @@ def fusion_rules(rules: object, where: str) -> tuple[FusionRule, ...]:
 
 
 def _alive(graph: Graph) -> list[bool]:
-    """Nodes that an output needs. A product with zero (`zero`) is known beforehand, so it needs nothing and never runs."""
+    """Nodes that an output needs. A product with zero (`zero`) is known beforehand: it needs nothing and never runs."""
     alive = [False] * len(graph.nodes)
     for index in graph.outputs:
         alive[index] = True

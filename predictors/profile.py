@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from predictors.device import Device, device_from_mapping
+from predictors.device_writing import write_whole
 from predictors.fusion import Kernel, load_runtime
 from predictors.graph import Graph
 from predictors.graph_file import read_graphs
@@ -40,7 +41,6 @@ from predictors.measure.device_file import (
     measured_source,
     processor_name,
     quantity,
-    write_whole,
 )
 from predictors.measure.find_fusion import FoundFusion, compare_rules, compare_with_steps, find_fusion
 from predictors.measure.isolated import Bench
@@ -369,14 +369,15 @@ def _launch_and_fusion(
     backend: Backend, clock: Clock, settings: Settings, before: Mapping[str, Any], notes: list[str], *, find: bool
 ) -> dict[str, Any]:
     """The runtime's section of the device file as far as it is known without a table; `notes` grows."""
-    if clock.processor == "cuda":
+    source = measured_source(f"{backend.name} {backend.version}", backend.threads)
+    section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
+    if clock.processor == "cuda" and backend.name == "torch_eager":  # what it measures is PyTorch's eager queue
         queue = queueing()
+        section["host_launch"] = quantity(queue.host_s * 1e6, "us", f"{source}; 200 tiny kernels in a queue")
         notes.append(
             f"the host issues a kernel every {queue.host_s * 1e6:.3g} us, the GPU starts one every "
             f"{queue.device_s * 1e6:.3g} us: a network takes the greater of both"
         )
-    source = measured_source(f"{backend.name} {backend.version}", backend.threads)
-    section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
     if find:
         found = find_fusion(repeated_seconds(backend, clock), backend.dtype)
         section["fusion"] = found.rules

@@ -6,6 +6,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from predictors.cost import Cost, peak_activation_bytes
 from predictors.device import Device
 from predictors.fusion import KernelNode
@@ -81,7 +83,8 @@ class Whole(NamedTuple):
 def whole_network(device: Device, kernels_s: Any, num_kernels: Any, variance_s2: Any, shared_s2: Any) -> Whole:
     """Seconds of a network, and what it errs, from what its kernels add up to; numbers, or arrays of one shape.
 
-    latency = in_network * sum of kernels + network_overhead + kernels * kernel_overhead
+    latency = in_network * sum of kernels + network_overhead + kernels * kernel_overhead,
+        and where kernels queue at least network_overhead + kernels * host_launch
     std^2 = in_network^2 * (variance_s2 + shared_s2) + (network_spread * latency)^2
 
     Args:
@@ -94,6 +97,9 @@ def whole_network(device: Device, kernels_s: Any, num_kernels: Any, variance_s2:
     per_kernel = device.kernel_overhead.value if device.kernel_overhead else 0.0
     overhead_s = per_network + num_kernels * per_kernel
     latency_s = factor * kernels_s + overhead_s
+    if device.host_launch:
+        latency_s = np.maximum(latency_s, per_network + num_kernels * device.host_launch.value)
+        overhead_s = latency_s - factor * kernels_s
     std_s = (factor * factor * (variance_s2 + shared_s2) + (spread * latency_s) ** 2) ** 0.5
     return Whole(latency_s, std_s, overhead_s)
 

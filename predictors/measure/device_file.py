@@ -1,6 +1,5 @@
 """What a profile found, as a device file: the machine's own numbers, and a section for each runtime measured on it."""
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -88,19 +87,6 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         if unit == unit_before and abs(value / previous - 1.0) > 0.01:
             found.append(f"{name}: {previous:g} {unit} before, {value:g} {unit} now ({value / previous - 1:+.0%})")
     return [sentence.replace("%)", " %)") for sentence in found]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def dump(mapping: Mapping[str, Any]) -> str:

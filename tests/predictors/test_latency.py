@@ -174,6 +174,20 @@ def test_kernels_inside_a_network_take_another_time_than_by_themselves():
     assert [estimate.latency_s for estimate in prediction.estimates] == [row.latency_s for row in alone.kernels]
 
 
+def test_where_kernels_queue_a_network_takes_the_longer_of_issuing_and_running_them():
+    """4 kernels: a host that needs 1 us for each is hidden; one that needs 1 ms is all that counts."""
+    graph = network(8, 16)
+    overhead = MAPPING | {"network_overhead": quantity(50, "us")}
+    alone = LatencyPredictor(device_from_mapping(overhead), []).predict(graph)
+    fast, slow = (
+        LatencyPredictor(device_from_mapping(overhead | {"host_launch": quantity(each, "us")}), []).predict(graph)
+        for each in (1, 1000)
+    )
+    assert fast.latency_s == pytest.approx(alone.latency_s)
+    assert slow.latency_s == pytest.approx(50e-6 + 4 * 1e-3)
+    assert sum(row.latency_s for row in slow.kernels) + slow.overhead_s == pytest.approx(slow.latency_s)
+
+
 def test_where_networks_were_compared_their_spread_takes_the_place_of_what_kernels_err_together():
     graph = network(8, 8, 8)
     kernels = kernels_of(graph)

@@ -44,6 +44,7 @@ MAPPING = {
 }  # fmt: skip
 TOY = device_from_mapping(MAPPING)
 SPREAD = device_from_mapping(MAPPING | {"network_spread": quantity(0.04, "1")})
+QUEUED = device_from_mapping(MAPPING | {"host_launch": quantity(60, "us")})
 
 
 def measured_cases():
@@ -88,7 +89,7 @@ def test_many_archs_cost_what_each_does(device, dtype, runtime, name):
     assert predictor._tables_of(space) is not None, "no kernel reaches from one block into the next"
 
 
-@pytest.mark.parametrize("device", [TOY, SPREAD], ids=["groups", "spread"])
+@pytest.mark.parametrize("device", [TOY, SPREAD, QUEUED], ids=["groups", "spread", "queued"])
 @pytest.mark.parametrize("runtime", ["torch_eager", "torch_compile", "edgetpu", "executorch", "tensorrt", "tvm_opencl"])
 def test_corrections_of_whole_networks_and_energy_are_the_same_under_every_runtime(runtime, device):
     space = SPACES["mobilenet_v3"]
