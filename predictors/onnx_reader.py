@@ -4,7 +4,6 @@ Both ways thus end in the same operators, with the same views and copies. Weight
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from predictors.graph import Graph, shared_operator
 from predictors.onnx_file import read_without_weights
 from predictors.onnx_nodes import OnnxNode, nodes_of, with_whole_operators
 from predictors.onnx_operators import MOST_NUMBERS, OPERATORS, OnnxCall, as_tensor, operator_of
-from predictors.operators import Copy, Input, Shape, UnknownOperatorError
+from predictors.operators import Copy, Input, Shape, UnknownOperatorError, nearest_names
 from predictors.traced_values import Values
 from predictors.tracing import Tracer
 
@@ -194,9 +193,8 @@ class _Reader:
     def _computed(self, node: OnnxNode) -> None:
         function = operator_of(node)
         if function is None:
-            near = get_close_matches(_kind(node), OPERATORS, n=3, cutoff=0.5)
-            hint = f"; the nearest known types are {near}" if near else ""
-            raise UnknownOperatorError(f"it is not in predictors.onnx_operators.OPERATORS{hint}")
+            near = nearest_names(_kind(node), OPERATORS)
+            raise UnknownOperatorError(f"it is not in predictors.onnx_operators.OPERATORS{near}")
         call = OnnxCall(node, self._read(node), self._opsets.get(node.domain, 1), self._initializers)
         try:
             result = function(call)

@@ -11,8 +11,9 @@ average pooling and resizing. Operators that only move or combine data have 0 ma
 
 import ast
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import cached_property
 from math import prod
 from typing import Any, ClassVar, TypeVar
@@ -33,6 +34,16 @@ _RESIZE_READS = {"nearest": 1, "bilinear": 4, "bicubic": 16}
 
 class UnknownOperatorError(ValueError):
     """An operator that has no formula here; it is never counted as zero and never replaced by a similar one."""
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """The known names that look like it, for an error's end; empty where none does.
+
+    >>> nearest_names("con2d", ["conv2d", "linear"])
+    "; nearest are ['conv2d']"
+    """
+    found = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"; nearest are {found}" if found else ""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -137,7 +148,8 @@ def operator_from_text(text: str) -> Operator:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"{text[:120]!r} is no operator: {error}") from None
     if kind not in OPERATORS:
-        raise UnknownOperatorError(f"unknown operator {kind!r}; the vocabulary has {sorted(OPERATORS)}")
+        kinds = sorted(name for name in OPERATORS if not name.startswith("_"))
+        raise UnknownOperatorError(f"unknown operator {kind!r}{nearest_names(kind, kinds)}; the vocabulary has {kinds}")
     try:
         return OPERATORS[kind](**arguments)
     except (TypeError, AttributeError) as error:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from predictors.aten import HANDLERS, KEEP_SHAPE, Call, Handler
 from predictors.graph import Graph
-from predictors.operators import Input, UnknownOperatorError
+from predictors.operators import Input, UnknownOperatorError, nearest_names
 from predictors.traced_values import Values, share_storage
 
 
@@ -137,7 +137,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __i
         raise UnknownOperatorError(
             "it has no formula for these arguments in predictors.aten.HANDLERS"
             if signature.handler
-            else "it is not in predictors.aten.HANDLERS"
+            else "it is not in predictors.aten.HANDLERS" + nearest_names(signature.name, HANDLERS)
         )
 
 

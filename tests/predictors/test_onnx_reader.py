@@ -206,7 +206,7 @@ def test_an_input_without_any_shape_asks_for_one(path: Path) -> None:
 @pytest.mark.parametrize(
     ("op_type", "message"),
     [
-        ("Cov", "nearest known types are .*'Conv'"),
+        ("Cov", "nearest are .*'Conv'"),
         ("NonMaxSuppression", "ONNX operator NonMaxSuppression of node 'odd'"),
     ],
 )

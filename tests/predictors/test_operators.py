@@ -351,7 +351,9 @@ def test_a_wrong_operator_is_refused_with_what_is_wrong(text: str, message: str)
 
 def test_an_unknown_kind_is_named_beside_the_vocabulary() -> None:
     with pytest.raises(UnknownOperatorError, match=r"unknown operator 'warp'; the vocabulary has .*'conv2d'"):
-        operator_from_text("warp(shape=(1, 8))")
+        operator_from_text("warp(shape=(1,))")
+    with pytest.raises(UnknownOperatorError, match=r"unknown operator 'con2d'; nearest are \['conv2d'"):
+        operator_from_text("con2d(shape=(1, 8))")
 
 
 # ------------------------------------------------------------------------------------------------ helpers of formulas
