@@ -13,9 +13,8 @@ import yaml
 from simulated import network
 
 import predictors.profile
-from predictors import Device, LatencyPredictor, LookupTable, load_device
+from predictors import Device, LatencyPredictor, LookupTable, device_writing, load_device
 from predictors.graph import Graph, Node
-from predictors.measure import device_file
 from predictors.measure.device_file import changes
 from predictors.measure.find_fusion import FoundFusion
 from predictors.measure.machine import MachineNumbers
@@ -251,7 +250,7 @@ def test_a_full_disk_leaves_the_old_device_file(
     def full(source: str, target: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(device_file.os, "replace", full)
+    monkeypatch.setattr(device_writing.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         profile_machine(settings=QUIET)
     assert (folder / "host.yaml").read_text() == before
