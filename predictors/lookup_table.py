@@ -8,7 +8,7 @@ Appending a line is the only write, so a killed profile goes on where it stopped
 warning; anything else that is malformed is an error that names the file and the line.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -77,14 +77,11 @@ class LookupTable:
             ValueError: another format or version, or a malformed line (file and line are named).
         """
         path = Path(path)
-        records = read_records(path)
-        if not records:
-            raise ValueError(f"{path}: no header line; this is no lookup table")
-        header = header_from_record(records[0], FORMAT, VERSION, f"{path}:1")
+        header, records = under_header(read_records(path), FORMAT, VERSION, path, "this is no lookup table")
         entries: dict[Kernel, Measurement] = {}
         failures: dict[Kernel, str] = {}
-        for number, record in enumerate(records[1:], start=2):
-            kernel, found = _entry(record, header.dtype, f"{path}:{number}")
+        for where, record in records.items():
+            kernel, found = _entry(record, header.dtype, where)
             entries.pop(kernel, None)
             failures.pop(kernel, None)
             if isinstance(found, Measurement):
@@ -101,10 +98,7 @@ class LookupTable:
             ValueError: the file was measured otherwise; every field but the date must agree.
         """
         path = Path(path)
-        if not begun(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            append_records(path, [header_record(header, FORMAT, VERSION)])
-            return LookupTable(header=header)
+        begin(path, header, FORMAT, VERSION)
         table = LookupTable.read(path)
         check_same(table.header, header, path)
         return table
@@ -126,31 +120,28 @@ def append_entries(path: str | Path, found: Mapping[Kernel, Measurement | str]) 
     )
 
 
-def header_record(header: TableHeader, file_format: str, version: int) -> dict[str, object]:
-    """The first line of a file of measurements."""
-    return {"format": file_format, "version": version, **asdict(header)}
+def begin(path: Path, header: TableHeader, file_format: str, version: int) -> None:
+    """Write the first line of a file of measurements where there is none yet."""
+    if not begun(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append_records(path, [{"format": file_format, "version": version, **asdict(header)}])
 
 
-def header_from_record(record: Mapping[str, object], file_format: str, version: int, where: str) -> TableHeader:
-    """Read what `header_record` made.
+def under_header(
+    records: Sequence[Mapping[str, object]], file_format: str, version: int, path: Path, otherwise: str
+) -> tuple[TableHeader, dict[str, Mapping[str, object]]]:
+    """The header that `begin` wrote, and the other records by the place (file and line) where each stands.
+
+    Args:
+        otherwise: what is said of a file without a header.
 
     Raises:
-        ValueError: another format or version, a key that is missing or unknown, a wrong type.
+        ValueError: no header, another format or version, a key that is missing or unknown, a wrong type.
     """
-    if record.get("format") != file_format:
-        raise ValueError(f"{where}: format is {record.get('format')!r}, expected {file_format!r}")
-    if record.get("version") != version:
-        raise ValueError(f"{where}: format version {record.get('version')!r}; this release reads version {version}")
-    types: dict[str, type] = {item.name: item.type for item in fields(TableHeader) if item.name != "options"}  # type: ignore[misc]
-    check_keys(record, ("format", "version", "options", *types), types, where)
-    options = check_type(record.get("options", {}), Mapping, f"{where}: options")
-    return TableHeader(
-        **{name: check_type(record[name], kind, f"{where}: {name}") for name, kind in types.items()},
-        options={
-            str(name): check_type(value, (str, int, bool), f"{where}: options.{name}")
-            for name, value in options.items()
-        },
-    )
+    if not records:
+        raise ValueError(f"{path}: no header line; {otherwise}")
+    header = _header(records[0], file_format, version, f"{path}:1")
+    return header, {f"{path}:{number}": record for number, record in enumerate(records[1:], start=2)}
 
 
 def check_same(found: TableHeader, asked: TableHeader, path: Path) -> None:
@@ -165,6 +156,23 @@ def check_same(found: TableHeader, asked: TableHeader, path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ private
+
+
+def _header(record: Mapping[str, object], file_format: str, version: int, where: str) -> TableHeader:
+    if record.get("format") != file_format:
+        raise ValueError(f"{where}: format is {record.get('format')!r}, expected {file_format!r}")
+    if record.get("version") != version:
+        raise ValueError(f"{where}: format version {record.get('version')!r}; this release reads version {version}")
+    types: dict[str, type] = {item.name: item.type for item in fields(TableHeader) if item.name != "options"}  # type: ignore[misc]
+    check_keys(record, ("format", "version", "options", *types), types, where)
+    options = check_type(record.get("options", {}), Mapping, f"{where}: options")
+    return TableHeader(
+        **{name: check_type(record[name], kind, f"{where}: {name}") for name, kind in types.items()},
+        options={
+            str(name): check_type(value, (str, int, bool), f"{where}: options.{name}")
+            for name, value in options.items()
+        },
+    )
 
 
 def _entry(record: Mapping[str, object], dtype: str, where: str) -> tuple[Kernel, Measurement | str]:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from predictors.measure.backend import RUNTIMES
+    from predictors.measure.options import add_runtime_options
 
     parser = argparse.ArgumentParser(
         prog="python -m predictors.measure_networks",
@@ -68,11 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timm", default="", help="networks of timm, NAME[@RESOLUTION], with commas between them")
     parser.add_argument("--graphs", type=Path, help="networks of a file that --write-graphs wrote")
     parser.add_argument("--write-graphs", type=Path, help="write the networks to a file and measure nothing")
-    parser.add_argument("--runtime", default="torch_eager", choices=RUNTIMES, help="default: torch_eager")
+    add_runtime_options(parser)
     parser.add_argument("--device", default="host", help="name of the profiled device (default: host)")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processor", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--passes", type=int, default=2, help="through all networks (default: 2)")
     parser.add_argument("--instances", type=int, default=3, help="of each network in a pass (default: 3)")
     parser.add_argument("--visits", type=int, default=4, help="to each instance, at least (default: 4)")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from predictors.graph import Graph
 from predictors.graph_file import graph_from_record, graph_record
-from predictors.json_lines import append_records, begun, read_records
-from predictors.lookup_table import TableHeader, check_same, header_from_record, header_record
+from predictors.json_lines import append_records, read_records
+from predictors.lookup_table import TableHeader, begin, check_same, under_header
 from predictors.mapping import check_keys, check_type
 
 FORMAT = "ridgeline-network-times"
@@ -83,15 +83,11 @@ class NetworkTimes:
             ValueError: another format or version, or a malformed line (file and line are named).
         """
         path = Path(path)
-        records = read_records(path)
-        if not records:
-            raise ValueError(f"{path}: no header line; these are no times of networks")
-        header = header_from_record(records[0], FORMAT, VERSION, f"{path}:1")
+        header, records = under_header(read_records(path), FORMAT, VERSION, path, "these are no times of networks")
         times: list[NetworkTime] = []
         failures: dict[str, str] = {}
         known: dict[str, Graph] = {}
-        for number, record in enumerate(records[1:], start=2):
-            where = f"{path}:{number}"
+        for where, record in records.items():
             if "failed" in record:
                 keys = ("network", "number", "failed")
                 check_keys(record, keys, keys, where)
@@ -115,10 +111,7 @@ class NetworkTimes:
             ValueError: the file was measured otherwise; every field but the date must agree.
         """
         path = Path(path)
-        if not begun(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            append_records(path, [header_record(header, FORMAT, VERSION)])
-            return NetworkTimes(header=header, failures={})
+        begin(path, header, FORMAT, VERSION)
         found = NetworkTimes.read(path)
         check_same(found.header, header, path)
         return found

@@ -32,7 +32,7 @@ from predictors.graph_file import read_graphs
 from predictors.latency import LatencyPredictor, Prediction
 from predictors.lookup_table import LookupTable, TableHeader
 from predictors.mapping import read_yaml
-from predictors.measure.backend import RUNTIMES, Backend, open_backend
+from predictors.measure.backend import Backend, open_backend
 from predictors.measure.clock import REFERENCE_KERNEL, Clock, keep_freed_memory
 from predictors.measure.device_file import (
     changes,
@@ -46,6 +46,7 @@ from predictors.measure.find_fusion import FoundFusion, compare_rules, compare_w
 from predictors.measure.isolated import Bench
 from predictors.measure.ladder import ladder
 from predictors.measure.machine import launch_s, machine_numbers
+from predictors.measure.options import add_runtime_options
 from predictors.measure.peaks import queueing
 from predictors.measure.picture import draw_roofline
 from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, pieces_plan, space_plan
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", default=HOST, help="name that the device gets (default: host)")
-    parser.add_argument("--runtime", default="torch_eager", choices=RUNTIMES, help="default: torch_eager")
+    add_runtime_options(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--space", help="kernels of a search space, a name in configs/space or a YAML file")
     what.add_argument(
@@ -247,9 +248,6 @@ def _parser() -> argparse.ArgumentParser:
         "--fraction", type=float, default=1.0, help="of the kernels of --space or --graphs, the most telling first"
     )
     parser.add_argument("--check", type=int, default=_SPACE_NETWORKS_CHECKED, help="networks to check the table on")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processor", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--budget", type=float, default=1500.0, help="seconds for the table (default: 1500)")
     parser.add_argument("--precision", type=float, default=0.01, help="relative standard error of a network's time")
     parser.add_argument("--seed", type=int, default=0)

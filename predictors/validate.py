@@ -253,11 +253,12 @@ def _measured_networks(options: argparse.Namespace) -> Task:
 
 def _draws_together(comparisons: Sequence[Comparison]) -> list[tuple[str, dict[str, Scores]]]:
     """Scores by comparison; of those whose names end in ', draw N' and are alike before it, the mean."""
-    groups: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        groups.setdefault(comparison.name.partition(", draw ")[0], []).append(comparison)
+    groups: dict[tuple[str, int], list[Comparison]] = {}
+    for index, comparison in enumerate(comparisons):
+        name, draw, _ = comparison.name.partition(", draw ")
+        groups.setdefault((name, -1 if draw else index), []).append(comparison)
     found = []
-    for name, members in groups.items():
+    for (name, _), members in groups.items():
         scored = [each.scores() for each in members]
         together = {model: mean_scores(each[model] for each in scored if model in each) for model in scored[0]}
         found.append((f"{name}, mean of {len(members)} draws" if len(members) > 1 else members[0].name, together))

@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredNetwork:
+class TimedNetwork:
     """A network and what it took, in seconds."""
 
     name: str
@@ -48,7 +48,7 @@ class MeasuredNetwork:
     measured_s: float
 
 
-def read_measured(path: Path, read: Callable[[str, Path], Graph]) -> list[MeasuredNetwork]:
+def read_measured(path: Path, read: Callable[[str, Path], Graph]) -> list[TimedNetwork]:
     """Networks of a CSV with the columns `network` and `seconds`, or `milliseconds`.
 
     Args:
@@ -78,13 +78,13 @@ def read_measured(path: Path, read: Callable[[str, Path], Graph]) -> list[Measur
                 graph = read(text, path.parent)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-            found.append(MeasuredNetwork(name=text, graph=graph, measured_s=measured_s))
+            found.append(TimedNetwork(name=text, graph=graph, measured_s=measured_s))
     if not found:
         raise ValueError(f"{path}: has no rows")
     return found
 
 
-def split(networks: Sequence[MeasuredNetwork], chosen: str) -> tuple[list[MeasuredNetwork], list[MeasuredNetwork]]:
+def split(networks: Sequence[TimedNetwork], chosen: str) -> tuple[list[TimedNetwork], list[TimedNetwork]]:
     """Networks for calibration and the others.
 
     Args:
@@ -108,10 +108,10 @@ def split(networks: Sequence[MeasuredNetwork], chosen: str) -> tuple[list[Measur
 
 def compare_measured(
     name: str,
-    networks: Sequence[MeasuredNetwork],
+    networks: Sequence[TimedNetwork],
     device: Device,
     *,
-    calibration: Sequence[MeasuredNetwork] = (),
+    calibration: Sequence[TimedNetwork] = (),
     dtype: str | None = None,
     runtime: str | None = None,
     tables: Sequence[LookupTable] | None = None,
@@ -186,8 +186,7 @@ def compare_networks(
     header = times.header
     first, *others = [times.of_pass(number) for number in times.passes] or [{}]
     networks = [
-        MeasuredNetwork(name=name, graph=first[name].graph, measured_s=first[name].latency_p50_s)
-        for name in sorted(first)
+        TimedNetwork(name=name, graph=first[name].graph, measured_s=first[name].latency_p50_s) for name in sorted(first)
     ]
     fitted, scored = split(networks, calibration)
     fitted = [
@@ -247,9 +246,7 @@ def _roofline_of(predictor: LatencyPredictor) -> Callable[[Graph], float]:
     return seconds
 
 
-def _scaled(
-    amount: Callable[[Graph], float], fitted: Sequence[MeasuredNetwork], scored: Sequence[MeasuredNetwork]
-) -> Array:
+def _scaled(amount: Callable[[Graph], float], fitted: Sequence[TimedNetwork], scored: Sequence[TimedNetwork]) -> Array:
     """Amounts of the scored networks times the geometric mean of measured / amount over the fitted ones, if any."""
     amounts_N = np.array([amount(each.graph) for each in scored])
     if not fitted:
@@ -259,7 +256,7 @@ def _scaled(
     return scaled_N
 
 
-def _check_units(networks: Sequence[MeasuredNetwork], predicted_s_N: Array) -> None:
+def _check_units(networks: Sequence[TimedNetwork], predicted_s_N: Array) -> None:
     """A thousandfold is no error of a model: refuse times in another unit than said, of all networks or of one."""
     ratio_N = np.array([each.measured_s for each in networks]) / predicted_s_N
     usual = float(np.median(ratio_N))

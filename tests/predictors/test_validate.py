@@ -103,6 +103,13 @@ def test_draws_of_one_comparison_count_as_one_by_their_mean() -> None:
     assert text.count(MACS_BASELINE) == 2
 
 
+def test_comparisons_of_one_name_that_are_no_draws_stay_apart() -> None:
+    task = Task(name="t", title="t", goal="g", comparisons=[comparison("same", error=each) for each in (0.1, 0.2)])
+    text = printed(task)
+    assert "mean of" not in text
+    assert text.count(MACS_BASELINE) == 2
+
+
 def test_scores_and_pictures_are_written(fake: ModuleType, tmp_path: Path) -> None:
     arguments = ["fake", "--data", str(tmp_path), "--csv", str(tmp_path / "out" / "scores.csv")]
     assert main([*arguments, "--picture", str(tmp_path / "pictures")]) == 0

@@ -10,7 +10,7 @@ from predictors.network_times import NetworkTime, NetworkTimes
 from predictors.validation.comparison import MACS_BASELINE, OURS, ROOFLINE_BASELINE
 from predictors.validation.networks import (
     AGAIN,
-    MeasuredNetwork,
+    TimedNetwork,
     compare_measured,
     compare_networks,
     read_measured,
@@ -41,10 +41,10 @@ def table(share: float = 1.0) -> LookupTable:
     return LookupTable(header=HEADER, entries=entries)
 
 
-NETWORKS = [MeasuredNetwork(name=name, graph=graph, measured_s=seconds(graph)) for name, graph in GRAPHS.items()]
+NETWORKS = [TimedNetwork(name=name, graph=graph, measured_s=seconds(graph)) for name, graph in GRAPHS.items()]
 
 
-def compare(networks: list[MeasuredNetwork], calibration: list[MeasuredNetwork] | None = None):
+def compare(networks: list[TimedNetwork], calibration: list[TimedNetwork] | None = None):
     return compare_measured(
         "test", networks, device(), calibration=calibration or [], runtime="torch_eager", tables=[table()]
     )
