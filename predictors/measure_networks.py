@@ -101,7 +101,7 @@ def _measure(options: argparse.Namespace, networks: dict[str, Graph]) -> None:
     import torch
 
     from predictors.measure.backend import open_backend
-    from predictors.measure.clock import REFERENCE_KERNEL, Clock, keep_freed_memory
+    from predictors.measure.clock import REFERENCE_KERNELS, Clock, keep_freed_memory
     from predictors.measure.networks import Repeats, measure_networks
     from predictors.measure.session import Settings
 
@@ -119,7 +119,7 @@ def _measure(options: argparse.Namespace, networks: dict[str, Graph]) -> None:
         dtype=backend.dtype,
         threads=backend.threads,
         date=date.today().isoformat(),
-        reference_kernel=REFERENCE_KERNEL,
+        reference_kernel=REFERENCE_KERNELS[options.processor],
         options=backend.options,
     )
     NetworkTimes.open(options.out, header)

@@ -63,6 +63,22 @@ class Profile(Protocol):
 
 
 @runtime_checkable
+class QueuedNetwork(Network, Protocol):
+    """A network whose kernels wait in the queue of a GPU: the host runs ahead of them."""
+
+    def launch(self) -> None:
+        """Issue one run and do not wait for its end."""
+
+
+@runtime_checkable
+class QueuedProfile(Profile, Protocol):
+    """A profile that gives the GPU's own seconds, and the host's beside them."""
+
+    def host_seconds(self) -> NDArray[np.float64]:
+        """Seconds in which the host issues each step, of shape (steps,), in the order of `finish`."""
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A runtime on this machine with its options.
 
@@ -149,6 +165,14 @@ def open_backend(name: str, *, threads: int = 1, dtype: str = "float32", process
         threads=threads, dtype=dtype, processor=processor
     )
     return backend
+
+
+def queues(backend: Backend) -> bool:
+    """Whether the host issues kernels ahead of the device, so that a network takes the longer time of the two.
+
+    Its networks then are `QueuedNetwork`, and its profiles give the device's own seconds.
+    """
+    return backend.options.get("processor") == "cuda" and backend.name.startswith("torch")
 
 
 def check_choice(runtime: str, what: str, found: str, allowed: Sequence[str]) -> None:

@@ -21,11 +21,16 @@ from torch import Tensor, nn
 
 Run = Callable[[], object]
 
-REFERENCE_KERNEL = (
-    "PyTorch, warm: inverted residual block, 64 channels, 256 hidden, 3x3, 14x14, hardswish; 8 products of 128x128"
-)
+REFERENCE_KERNELS = {
+    "cpu": (
+        "PyTorch, warm: inverted residual block, 64 channels, 256 hidden, 3x3, 14x14, hardswish; 8 products of 128x128"
+    ),
+    "cuda": "PyTorch, warm: 10 products of 1024x1024 as the GPU times them",
+}
+"""By processor."""
 
 _SAMPLE_S = 1e-3
+_GPU_SAMPLE_S = 1e-2
 _WARM_UP_RUNS = 20
 _BEST_QUANTILE = 0.05
 _LEAST_S = 1e-9
@@ -51,7 +56,8 @@ class Sample:
 class Clock:
     """Reads times in seconds, and those of the reference beside them.
 
-    On a GPU every run is waited for, and a buffer larger than its cache is written before it.
+    On a GPU every run is waited for, and a buffer larger than its cache is written before it. Its reference is timed by
+    the GPU itself: it tells of the GPU's clock, not of the host.
 
     Args:
         threads: of what is measured; above one, wall time is read, since CPU time would count all of them.
@@ -71,7 +77,7 @@ class Clock:
             self._read_reference()
         self._reference_times.clear()
         self._read_reference()
-        self._read_s = self._time_s(self.now, 1000)
+        self._read_s = _host_time_s(self.now, self.now, 1000)
 
     @property
     def reference_s(self) -> float:
@@ -105,7 +111,8 @@ class Clock:
     def best_s(self, run: Run, visits: int = 3) -> float:
         """Seconds of one run, the least of a few visits: for peaks, which nothing can make look too good."""
         run()
-        num_runs = max(1, int(_SAMPLE_S / max(self._time_s(run, 1), 1e-9)))
+        sample_s = _GPU_SAMPLE_S if self._on_gpu else _SAMPLE_S
+        num_runs = max(1, int(sample_s / max(self._time_s(run, 1), 1e-9)))
         return min(self._time_s(run, num_runs) for _ in range(visits))
 
     @property
@@ -113,12 +120,7 @@ class Clock:
         return self.processor == "cuda"
 
     def _time_s(self, run: Run, num_runs: int) -> float:
-        begin = self.now()
-        for _ in range(num_runs):
-            run()
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        return (self.now() - begin) / num_runs
+        return _gpu_time_s(run, num_runs) if self._on_gpu else _host_time_s(self.now, run, num_runs)
 
     def _read_reference(self) -> float:
         self._reference()
@@ -141,13 +143,45 @@ def keep_freed_memory() -> None:
 # ------------------------------------------------------------------------------------------------------------ private
 
 
+def _host_time_s(now: Callable[[], float], run: Run, num_runs: int) -> float:
+    begin_s = now()
+    for _ in range(num_runs):
+        run()
+    return (now() - begin_s) / num_runs
+
+
+def _gpu_time_s(run: Run, num_runs: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    for _ in range(num_runs):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) * 1e-3 / num_runs
+
+
 def _reference(processor: str) -> Run:
+    return _gpu_reference() if processor == "cuda" else _cpu_reference()
+
+
+def _gpu_reference() -> Run:
+    left, right, product = (torch.rand(1024, 1024, device="cuda") for _ in range(3))
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(10):
+            torch.mm(left, right, out=product)
+
+    return run
+
+
+def _cpu_reference() -> Run:
     expand = nn.Conv2d(64, 256, 1)
     depthwise = nn.Conv2d(256, 256, 3, padding=1, groups=256)
     block = nn.Sequential(expand, nn.Hardswish(), depthwise, nn.Hardswish(), nn.Conv2d(256, 64, 1))
-    block = block.eval().to(processor)
-    x_BCHW = torch.rand(1, 64, 14, 14, device=processor)
-    left, right, product = (torch.rand(128, 128, device=processor) for _ in range(3))
+    block = block.eval()
+    x_BCHW = torch.rand(1, 64, 14, 14)
+    left, right, product = (torch.rand(128, 128) for _ in range(3))
 
     @torch.inference_mode()
     def run() -> Tensor:

@@ -15,8 +15,8 @@ from predictors.fusion import Kernel, KernelNode, Runtime, fuse
 from predictors.graph import Graph
 from predictors.lookup_table import Measurement
 from predictors.matching import kernel_times
-from predictors.measure.backend import Backend, Network, NoKernelError, Profile
-from predictors.measure.isolated import EMPTY, Bench, Rotation, kernel_graph
+from predictors.measure.backend import Backend, Network, NoKernelError, Profile, queues
+from predictors.measure.isolated import EMPTY, Bench, QueuedRotation, Rotation, kernel_graph
 from predictors.measure.pieces import Piece
 from predictors.measure.rounds import RUNS, Effort, Runnable, Visits, visit_all
 
@@ -80,26 +80,31 @@ def measure_in_place(
     """Profile networks beside unprofiled runs of the same networks; their kernels' levels are added to `into`.
 
     What a network takes beyond the sum of its kernels is shared among them equally, as cost of launching; what the
-    profile adds is taken off in proportion. Kernels of a network that cannot be run are run by themselves.
+    profile adds is taken off in proportion. Where kernels queue, the profile gives the device's own seconds, and what a
+    network takes beyond is the host's. Kernels of a network that cannot be run are run by themselves.
 
     Raises:
         ValueError: the runtime times nothing inside a network.
     """
     backend = bench.backend
-    built: list[tuple[tuple[KernelNode, ...], Profile, Network]] = []
+    built: list[tuple[tuple[KernelNode, ...], Profile]] = []
+    networks: list[Network] = []
     for graph in graphs:
         kernel_nodes = fuse(graph, runtime, backend.dtype)
         try:
-            built.append((kernel_nodes, _profile(graph, backend), backend.network(graph)))
+            profile = _profile(graph, backend)
+            if not queues(backend):
+                networks.append(backend.network(graph))
+            built.append((kernel_nodes, profile))
         except NoKernelError:
             kernels = {node.kernel: None for node in kernel_nodes if node.kernel not in into.of_kernel}
             measure_isolated(tuple(kernels), bench, rng, into, effort)
-    tasks: list[Runnable] = [task for _, profile, network in built for task in (profile, network)]
+    tasks: list[Runnable] = [*(profile for _, profile in built), *networks]
     found = visit_all(tasks, bench.clock, rng, effort)
     into.num_repeated += sum(len(each.rejected) for each in found)
-    for index, (kernel_nodes, profile, _) in enumerate(built):
-        whole_level = float(np.median(found[2 * index + 1].levels()))
-        _add(kernel_nodes, profile, found[2 * index], into, whole_level)
+    whole_levels = [float(np.median(each.levels())) for each in found[len(built) :]]
+    for index, (kernel_nodes, profile) in enumerate(built):
+        _add(kernel_nodes, profile, found[index], into, whole_levels[index] if whole_levels else None)
 
 
 def measure_pieces(
@@ -126,6 +131,12 @@ def measure_pieces(
     if not built:
         return
     profiles = _Turns([profile for _, profile, _, _ in built], bench.clock.now)
+    if queues(backend):
+        (profiled,) = visit_all([profiles], bench.clock, rng, effort)
+        into.num_repeated += len(profiled.rejected)
+        for kernel_nodes, profile, _, piece in built:
+            _add(kernel_nodes, profile, profiled, into, None, piece.kept)
+        return
     networks = _Turns([backend.network(EMPTY), *(network for _, _, network, _ in built)], bench.clock.now)
     profiled, plain = visit_all([profiles, networks], bench.clock, rng, effort)
     into.num_repeated += len(profiled.rejected) + len(plain.rejected)
@@ -149,7 +160,7 @@ def measure_isolated(
             into.failed[kernel] = str(error)
     if not networks:
         return
-    rotation = Rotation(networks, bench)
+    rotation = QueuedRotation(networks) if queues(bench.backend) else Rotation(networks, bench)
     (found,) = visit_all([rotation], bench.clock, rng, effort)
     into.num_repeated += len(found.rejected)
     _add(tuple(KernelNode(kernel, (index,), ()) for index, kernel in enumerate(networks)), rotation, found, into)

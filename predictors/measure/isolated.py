@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predictors.fusion import Kernel
 from predictors.graph import Graph, Node
-from predictors.measure.backend import Backend, Network, Step
+from predictors.measure.backend import Backend, Network, QueuedNetwork, Step
 from predictors.measure.clock import Clock
 from predictors.operators import Activation, Input
 
@@ -77,3 +77,23 @@ class Rotation:
         steps = tuple(Step(name=kernel.text, nodes=(index,)) for index, kernel in enumerate(self._kernels))
         seconds_RS: NDArray[np.float64] = np.maximum(seconds_RN[:, 1:-1] - call_R[:, None], 0.0)
         return steps, seconds_RS
+
+
+class QueuedRotation:
+    """As `Rotation`, on a GPU: each kernel's seconds as the GPU takes them, which the host's calls are no part of."""
+
+    def __init__(self, networks: Mapping[Kernel, Network]) -> None:
+        from predictors.measure.gpu_queue import GpuQueue
+
+        self._kernels = tuple(networks)
+        self._launches = [network.launch for network in networks.values() if isinstance(network, QueuedNetwork)]
+        self._queue = GpuQueue()
+        self._hold_s = self._queue.hold_s(lambda: self._launches)
+        self._seconds: list[NDArray[np.float64]] = []
+
+    def run(self) -> None:
+        self._seconds.append(self._queue.seconds(lambda: self._launches, self._hold_s))
+
+    def finish(self) -> tuple[tuple[Step, ...], NDArray[np.float64]]:
+        steps = tuple(Step(name=kernel.text, nodes=(index,)) for index, kernel in enumerate(self._kernels))
+        return steps, np.array(self._seconds).reshape(len(self._seconds), len(steps))

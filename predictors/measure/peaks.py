@@ -4,7 +4,6 @@ A peak is the greatest that anything here reaches: libraries and shapes compete 
 for the bandwidth. So it is an upper bound that kernels reach a share of.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,9 +23,9 @@ _Key = TypeVar("_Key")
 
 WORKING_SETS_BYTES: Mapping[str, tuple[int, ...]] = {
     "cpu": tuple(int(2.0 ** (quarter_octaves / 4)) for quarter_octaves in (*range(55, 109, 2), 111, 115)),
-    "cuda": tuple(int(2.0 ** (quarter_octaves / 4)) for quarter_octaves in range(101, 126, 2)),
+    "cuda": tuple(int(2.0 ** (quarter_octaves / 4)) for quarter_octaves in range(93, 126, 2)),
 }
-"""By processor, two an octave where caches end: 14 KiB to 431 MiB; 38 MiB to 2.4 GiB, as less waits for launches.
+"""By processor, two an octave where caches end: 14 KiB to 431 MiB; 10 MiB to 2.4 GiB, as less waits for launches.
 
 None is a power of two: arrays that lie a power of two apart share banks of the memory, and moved a tenth slower.
 """
@@ -59,10 +58,11 @@ _STEPPED_BYTES = 2**25
 _CALLED_FROM_BYTES = 2**20
 """From here on each pass over the working set is a call by itself, which takes a microsecond or two."""
 
-_PAGE_BYTES = 4096
+_GRAPHED_BYTES = 2**28
+_GRAPHED_PASSES = 32
+"""On a GPU passes over less than that run as one graph of launches, which the host does not hold up."""
 
-_FLUSHED_BYTES = 256 * 2**20
-"""More than the cache of any GPU so far."""
+_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +87,6 @@ class Level:
 
     bytes_per_s: float
     capacity_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Queueing:
-    """Seconds of a tiny kernel in a long chain: a chain takes the greater of both for each.
-
-    Attributes:
-        host_s: until the host can issue the next one.
-        device_s: until the device can start the next one, if it waits in the queue.
-    """
-
-    host_s: float
-    device_s: float
 
 
 def arithmetic_peaks(clock: Clock, processor: str = "cpu", rounds: int = 5) -> dict[str, Peak]:
@@ -220,36 +207,6 @@ def chain_slope(lengths: Sequence[int], seconds: Sequence[float]) -> float:
     return max(float(offsets @ np.asarray(seconds) / (offsets @ offsets)), 0.0)
 
 
-def queueing(num_kernels: int = 200, rounds: int = 20) -> Queueing:
-    """Medians of what issuing and executing a tiny PyTorch kernel on a GPU takes, each without waiting for the other.
-
-    Before every sample a buffer larger than the GPU's cache is written many times: that flushes the cache, and keeps
-    the device busy until all kernels are in its queue, which holds some thousand.
-
-    Raises:
-        ValueError: PyTorch finds no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise ValueError("queueing happens on a GPU, and PyTorch finds none here")
-    x = torch.zeros(8, device="cuda")
-    flushed = torch.empty(_FLUSHED_BYTES, dtype=torch.uint8, device="cuda")
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    host_s, device_s = [], []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        for _ in range(50):
-            flushed.zero_()
-        begin.record()
-        before_s = time.perf_counter()
-        for _ in range(num_kernels):
-            x.relu_()
-        host_s.append((time.perf_counter() - before_s) / num_kernels)
-        end.record()
-        torch.cuda.synchronize()
-        device_s.append(begin.elapsed_time(end) * 1e-3 / num_kernels)
-    return Queueing(host_s=float(np.median(host_s)), device_s=float(np.median(device_s)))
-
-
 # ------------------------------------------------------------------------------------------------------------ private
 
 
@@ -352,7 +309,14 @@ def _pool(num_bytes: int, processor: str) -> Any:
 
 def _patterns(working_set_bytes: int, processor: str) -> dict[str, Callable[[Any], tuple[int, Run]]]:
     if processor == "cuda":
-        return {"torch.dot": _gpu_read, "torch.copy_": _gpu_copy, "torch.add": _gpu_add}
+        found: dict[str, Callable[[Any], tuple[int, Run]]] = {
+            "torch.dot": _gpu_read,
+            "torch.copy_": _gpu_copy,
+            "torch.add": _gpu_add,
+        }
+        if working_set_bytes < _GRAPHED_BYTES:
+            return {name: _graphed(pattern) for name, pattern in found.items()}
+        return found
     if working_set_bytes < _CALLED_FROM_BYTES:
         return {"accumulating with NumPy": _accumulate}
     return {
@@ -391,6 +355,23 @@ def _copy(pool_N: NDArray[np.float32]) -> tuple[int, Run]:
 def _combine(pool_N: NDArray[np.float32]) -> tuple[int, Run]:
     left_N, right_N, either_N = _parts(pool_N.view(np.int32), 3)
     return 3 * left_N.nbytes, lambda: np.bitwise_or(left_N, right_N, out=either_N)
+
+
+def _graphed(pattern: Callable[[Any], tuple[int, Run]]) -> Callable[[Any], tuple[int, Run]]:
+    """The pattern many times over as one CUDA graph."""
+
+    def make(pool_N: Tensor) -> tuple[int, Run]:
+        moved, run = pattern(pool_N)
+        for _ in range(3):  # what a library sets up on first use cannot be captured
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(_GRAPHED_PASSES):
+                run()
+        return _GRAPHED_PASSES * moved, graph.replay
+
+    return make
 
 
 def _gpu_read(pool_N: Tensor) -> tuple[int, Run]:

@@ -6,7 +6,7 @@ attention heads keep their axes. Where both meet, a TRANSPOSE is written that be
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
 
@@ -240,7 +240,7 @@ class _Writer:
         if write is None:
             raise _no_kernel(operator)
         self._nodes = kernel.nodes
-        write(self, replace(kernel, inputs=self.graph.nodes[kernel.nodes[0]].inputs), operator)  # views are written too
+        write(self, kernel._replace(inputs=self.graph.nodes[kernel.nodes[0]].inputs), operator)  # views are written too
 
     def _written(self, index: int) -> int:
         return self.read(index, self._layout[index])

@@ -1,6 +1,7 @@
 """Operators as PyTorch layers, called as modules, since networks call them so: the call is part of the cost."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -227,7 +228,11 @@ _BUILDERS: dict[type[Operator], Callable[[Any], Layer | None]] = {
     ),
     Linear: lambda operator: nn.Linear(operator.in_features, operator.out_features, bias=operator.bias),
     MatMul: lambda operator: torch.matmul,
-    Attention: lambda operator: functional.scaled_dot_product_attention,
+    Attention: lambda operator: (
+        partial(functional.scaled_dot_product_attention, enable_gqa=True)
+        if operator.key_heads
+        else functional.scaled_dot_product_attention
+    ),
     Activation: _activation,
     Softmax: lambda operator: nn.Softmax(dim=operator.axis),
     Normalization: _normalization,

@@ -12,17 +12,23 @@ from movements import copy
 from predictors import GraphBuilder, fuse, load_runtime, trace
 from predictors.graph import Graph, Node
 from predictors.measure import backend as backends
-from predictors.measure.backend import RUNTIMES, Backend, MissingRuntimeError, NoKernelError, open_backend
+from predictors.measure.backend import RUNTIMES, Backend, MissingRuntimeError, NoKernelError, open_backend, queues
 from predictors.operators import Conv2d, ConvTranspose2d, Copy, Input, Normalization, Resize, Softmax
 from search_spaces import load_space
 
 TOLERANCE = 1e-3
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+ON_GPU = [pytest.param((name, "cuda"), marks=pytest.mark.gpu) for name in ("torch_eager", "torch_compile")]
+
+
+@pytest.fixture(scope="module", params=[*((name, "cpu") for name in RUNTIMES), *ON_GPU], ids=" ".join)
 def backend(request: pytest.FixtureRequest) -> Backend:
+    name, processor = request.param
+    if processor == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
     try:
-        return open_backend(request.param)
+        return open_backend(name, processor="cuda") if processor == "cuda" else open_backend(name)
     except MissingRuntimeError as error:
         pytest.skip(str(error))
 
@@ -165,6 +171,8 @@ def test_steps_take_about_as_long_as_the_network(backend: Backend) -> None:
     profile = backend.profile(graph)
     if profile is None:
         pytest.skip(f"{backend.name} times no steps")
+    if queues(backend):
+        pytest.skip("steps are the device's seconds, the network's are the greater of the device's and the host's")
     network = backend.network(graph)
     cpu_s, wall_s = [], []
     for _ in range(12):
@@ -195,9 +203,9 @@ def test_an_operator_that_its_record_does_not_determine_is_refused_by_name(backe
 
 def test_an_unknown_dtype_and_processor_are_refused(backend: Backend) -> None:
     with pytest.raises(ValueError, match="float128"):
-        open_backend(backend.name, dtype="float128")
+        open_backend(backend.name.removesuffix("_cuda"), dtype="float128")
     with pytest.raises(ValueError, match="abacus"):
-        open_backend(backend.name, processor="abacus")
+        open_backend(backend.name.removesuffix("_cuda"), processor="abacus")
 
 
 def test_a_single_kernel_can_be_run(backend: Backend) -> None:

@@ -10,6 +10,7 @@ from predictors import (
     LatencyPredictor,
     available_devices,
     device_from_mapping,
+    device_to_mapping,
     load_device,
     load_runtime,
 )
@@ -31,6 +32,20 @@ GOOD = {
     ],
     "launch": {"value": 5, "unit": "us", "source": "made for tests"},
     "efficiency": {"float16": {"conv2d": {"compute": 0.5, "read": 0.4, "write": 1, "spread": 0.2, "source": "tests"}}},
+}  # fmt: skip
+
+
+FITTED = {
+    "float16": {
+        "source": "tests",
+        "pixels": [1.0, 4.0],
+        "classes": {
+            "any": {
+                "launch": 1.0e-6, "flop": [1.0e-12, 2.0e-12], "longer": {"launch": 0.0, "byte": [1.0e-9, 1.0e-9]},
+                "own": [0.1, 0.1], "shared": [[0.1, -0.1]], "num_kernels": 3,
+            },
+        },
+    },
 }  # fmt: skip
 
 
@@ -65,6 +80,45 @@ def test_units_become_si_and_sources_stay():
     assert set(device.sources()) == {
         "peak float16", "bandwidth cache", "capacity cache", "bandwidth dram", "launch", "efficiency conv2d float16",
     }  # fmt: skip
+
+
+def test_fitted_rates_are_read_and_written_without_loss():
+    device = device_from_mapping({**GOOD, "fitted": FITTED})
+    rates = device.fitted["float16"]
+    assert rates.extents == (1.0, 4.0)
+    assert rates.classes["any"].shared_FX == ((0.1, -0.1),)
+    assert rates.classes["any"].longer.per_unit_s == {"byte": (1e-9, 1e-9)}
+    assert device_from_mapping(device_to_mapping(device)) == device
+    assert device.sources()["fitted rates float16"] == "tests"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("pixels",), [4.0, 1.0], "pixels must rise, found"),
+        (("pixels",), [], "pixels must rise, found"),
+        (("classes", "any"), ..., "class 'any' is missing, which serves all kernels of other classes"),
+        (("classes", "any", "flop"), [1.0e-12], "flop: needs 2 numbers, one for each of the pixels, found 1"),
+        (("classes", "any", "flop"), [-1.0, 1.0], "flop: numbers must be finite and not negative"),
+        (("classes", "any", "launch"), float("inf"), "launch: numbers must be finite and not negative"),
+        (("classes", "any", "shared"), [[float("nan"), 1.0]], "shared: numbers must be finite, found"),
+        (("classes", "any", "flops"), [1.0, 1.0], "unknown key 'flops'"),
+        (("classes", "any", "own"), ..., "key 'own' is missing"),
+        (("source",), ..., "key 'source' is missing"),
+    ],
+)
+def test_a_mistake_in_fitted_rates_is_named_with_its_place(path, value, message):
+    mapping = deepcopy(FITTED)
+    *parents, last = ("float16", *path)
+    target = mapping
+    for key in parents:
+        target = target[key]
+    if value is ...:
+        del target[last]
+    else:
+        target[last] = value
+    with pytest.raises(ValueError, match=message):
+        device_from_mapping({**GOOD, "fitted": mapping})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +183,10 @@ def test_yaml_really_reads_3e10_as_text():
 
 
 def test_an_unknown_device_lists_those_that_exist():
-    with pytest.raises(ValueError, match=r"unknown device 'mobil_gpu'; there are \['a100', .*'mobile_gpu'"):
+    listed = (
+        r"unknown device 'mobil_gpu'; nearest are \['mobile_gpu', 'mobile_cpu'\]; there are \['a100', .*'mobile_gpu'"
+    )
+    with pytest.raises(ValueError, match=listed):
         load_device("mobil_gpu")
     with pytest.raises(ValueError, match=r"device file 'absent\.yaml' does not exist"):
         load_device("absent.yaml")
@@ -266,17 +323,36 @@ def test_the_bandwidth_of_the_edge_tpu_is_its_derivation():
         ("a100", "A100 PCIe 40GB", "float16", "fp16_gflops_measured"),
         ("a100", "A100 PCIe 40GB", "int8", "int8_gops_theory"),
         ("a100", "A100 PCIe 40GB", "dram", "dram_gbs_theory"),
-        ("h200", "H200", "float32", "fp32_gflops_theory"),
-        ("h200", "H200", "float16", "fp16_gflops_theory"),
-        ("h200", "H200", "int8", "int8_gops_theory"),
-        ("h200", "H200", "dram", "dram_gbs_theory"),
         ("edge_tpu", "Coral Edge TPU", "int8", "int8_gops_theory"),
     ],
 )
 def test_numbers_of_shipped_devices_are_those_of_the_facts(name, row, number, column):
-    with SPECS.open(encoding="utf-8", newline="") as file:
-        facts = next(each for each in csv.DictReader(file) if each["device"].startswith(row))
-    stated = float(facts[column].split()[0].split("-")[0])  # '112000 (TC)' is 112000; of '54.2-72.2' the lower
     device = load_device(name)
     found = device.bandwidth if number == "dram" else device.peak_flops(number)
-    assert found == pytest.approx(stated * 1e9)
+    assert found == pytest.approx(stated(row, column))
+
+
+@pytest.mark.skipif(not SPECS.is_file(), reason="the device facts are not in ../shared/data")
+@pytest.mark.parametrize(
+    ("number", "column", "least"),
+    [
+        ("float32", "fp32_gflops_theory", 0.7),
+        ("float16", "fp16_gflops_theory", 0.7),
+        ("int8", "int8_gops_theory", 0.4),  # torch._int_mm
+        ("dram", "dram_gbs_theory", 0.9),
+    ],
+)
+def test_what_was_measured_on_the_h200_stays_below_its_data_sheet(number, column, least):
+    device = load_device("h200")
+    found = device.bandwidth if number == "dram" else device.peak_flops(number)
+    assert least < found / stated("H200", column) < 1.0
+    assert {table.stem for table in device.runtimes["torch_eager"].tables} == {
+        f"h200-torch_eager-{dtype}" for dtype in ("float32", "tf32", "bfloat16")
+    }
+
+
+def stated(row: str, column: str) -> float:
+    """In FLOP/s or byte/s: '112000 (TC)' is 112000; of '54.2-72.2' the lower counts."""
+    with SPECS.open(encoding="utf-8", newline="") as file:
+        facts = next(each for each in csv.DictReader(file) if each["device"].startswith(row))
+    return float(facts[column].split()[0].split("-")[0]) * 1e9

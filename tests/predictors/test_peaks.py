@@ -13,7 +13,6 @@ from predictors.measure.peaks import (
     chain_slope,
     launch_cost_s,
     memory_levels,
-    queueing,
 )
 
 KIB, MIB = 2**10, 2**20
@@ -157,18 +156,11 @@ def test_peaks_are_those_of_a_computer():
         assert 1e8 < found.bytes_per_s < 1e13
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_queueing_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match="finds none"):
-        queueing()
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_issues_and_executes_a_kernel_in_microseconds():
-    found = queueing(rounds=3)
-    assert 1e-7 < found.host_s < 1e-3
-    assert 1e-7 < found.device_s < 1e-4
-    peaks = arithmetic_peaks(Clock(processor="cuda"), "cuda", rounds=1)
+def test_a_gpu_multiplies_faster_in_half_precision_and_its_cache_is_faster_than_its_memory():
+    clock = Clock(processor="cuda")
+    peaks = arithmetic_peaks(clock, "cuda", rounds=1)
     assert peaks["float16"].flops_per_s > peaks["float32"].flops_per_s
-    assert bandwidths(Clock(processor="cuda"), (2**28,), "cuda", rounds=1)[0].bytes_per_s > 1e10
+    cache, memory = bandwidths(clock, (2**24 + 2**12, 2**30 + 2**12), "cuda", rounds=1)
+    assert cache.bytes_per_s > memory.bytes_per_s > 1e10

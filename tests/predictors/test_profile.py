@@ -39,6 +39,7 @@ PEAKS = MachineNumbers(
             "bandwidth": {"value": 20.0, "unit": "GB/s", "source": "measured 2026-11-25, for tests"},
         },
     ],
+    processor={},
 )
 
 

@@ -1,9 +1,9 @@
 """PyTorch eager: every operator is called by itself, so every node is a step, timed between calls."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from predictors.graph import Graph
 from predictors.measure.backend import Option, Step, check_choice
+from predictors.measure.gpu_queue import GpuQueue, Launch
 from predictors.measure.torch_layers import Layer, build_layer
 from predictors.measure.values import given_value
 from predictors.operators import Constant, Input
@@ -39,8 +40,13 @@ class TorchEager:
     def network(self, graph: Graph) -> "_Run":
         return _Run(graph, self._processor, DTYPES[self.dtype])
 
-    def profile(self, graph: Graph) -> "_TimedRun":
-        return _TimedRun(_Run(graph, self._processor, DTYPES[self.dtype]), self.threads)
+    def profile(self, graph: Graph) -> "_TimedRun | _QueuedRun":
+        network = _Run(graph, self._processor, DTYPES[self.dtype])
+        return _QueuedRun(network, self._queue) if self._processor == "cuda" else _TimedRun(network, self.threads)
+
+    @cached_property
+    def _queue(self) -> GpuQueue:
+        return GpuQueue()
 
 
 # ------------------------------------------------------------------------------------------------------------ private
@@ -80,9 +86,12 @@ class _Run:
             self.calls.append(_Call(layer, node.inputs, index, tuple(dead)))
 
     def run(self) -> None:
-        self.values()
+        self.launch()
         if self.processor == "cuda":
             torch.cuda.synchronize()
+
+    def launch(self) -> None:
+        self.values()
 
     def outputs(self) -> list[NDArray[np.float32]]:
         values = self.values()
@@ -95,15 +104,31 @@ class _Run:
         values: list[Any] = list(self._given)
         after_call()
         for call in self.calls:
-            values[call.target] = call.layer(*[values[source] for source in call.sources])
-            for index in call.dead:
-                values[index] = None
+            self._step(call, values)
             after_call()
         return values
 
+    def steps(self) -> Sequence[Launch]:
+        """The calls of one run, each to be called once, in order."""
+        values: list[Any] = list(self._given)
+        return [partial(self._step, call, values) for call in self.calls]
+
+    def _step(self, call: _Call, values: list[Any]) -> None:
+        values[call.target] = call.layer(*[values[source] for source in call.sources])
+        for index in call.dead:
+            values[index] = None
+
+
+def _steps(network: _Run) -> tuple[Step, ...]:
+    nodes = network.graph.nodes
+    return tuple(
+        Step(name=nodes[call.target].name or nodes[call.target].operator.kind, nodes=(call.target,))
+        for call in network.calls
+    )
+
 
 class _TimedRun:
-    """Reads the thread's CPU time between calls on one thread, wall time on several, and events on a GPU."""
+    """Reads the thread's CPU time between calls on one thread, wall time on several."""
 
     def __init__(self, network: _Run, threads: int) -> None:
         self._network = network
@@ -115,30 +140,35 @@ class _TimedRun:
         self._read_s = (self._now() - begin) / 1000
 
     def run(self) -> None:
-        self._seconds.append(self._run_on_gpu() if self._network.processor == "cuda" else self._run_on_cpu())
-
-    def finish(self) -> tuple[tuple[Step, ...], NDArray[np.float64]]:
-        nodes = self._network.graph.nodes
-        steps = tuple(
-            Step(name=nodes[call.target].name or nodes[call.target].operator.kind, nodes=(call.target,))
-            for call in self._network.calls
-        )
-        return steps, np.array(self._seconds).reshape(len(self._seconds), len(steps))
-
-    def _run_on_cpu(self) -> NDArray[np.float64]:
         times: list[float] = []
         self._network.values(lambda: times.append(self._now()))
-        seconds: NDArray[np.float64] = np.maximum(np.diff(times) - self._read_s, 0.0)
-        return seconds
+        self._seconds.append(np.maximum(np.diff(times) - self._read_s, 0.0))
 
-    def _run_on_gpu(self) -> NDArray[np.float64]:
-        events: list[torch.cuda.Event] = []
+    def finish(self) -> tuple[tuple[Step, ...], NDArray[np.float64]]:
+        steps = _steps(self._network)
+        return steps, np.array(self._seconds).reshape(len(self._seconds), len(steps))
 
-        def record() -> None:
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
-            events.append(event)
 
-        self._network.values(record)
-        torch.cuda.synchronize()
-        return np.array([before.elapsed_time(after) for before, after in pairwise(events)]) * 1e-3
+class _QueuedRun:
+    """On a GPU: seconds of each call as the GPU itself takes them, however long the host takes to issue it."""
+
+    def __init__(self, network: _Run, queue: GpuQueue) -> None:
+        self._network = network
+        self._queue = queue
+        self._seconds: list[NDArray[np.float64]] = []
+
+    @cached_property
+    def _hold_s(self) -> float:
+        return self._queue.hold_s(self._network.steps)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        self._seconds.append(self._queue.seconds(self._network.steps, self._hold_s))
+
+    @torch.inference_mode()
+    def host_seconds(self) -> NDArray[np.float64]:
+        return self._queue.host_seconds(self._network.steps)
+
+    def finish(self) -> tuple[tuple[Step, ...], NDArray[np.float64]]:
+        steps = _steps(self._network)
+        return steps, np.array(self._seconds).reshape(len(self._seconds), len(steps))
