@@ -62,20 +62,28 @@ def kernel_cost(kernel: Kernel, channel_alignment: int = 1) -> Cost:
 
     traffic = inputs of the anchor + further inputs of what is fused + weights + output of the last operator. A
     batch_norm fused into a convolution or linear layer folds into its weights: no macs, one bias for each channel.
+
+    The anchor's inputs and all weights have the kernel's dtype; the output, and what is added to it, the one it writes.
     """
-    size = bytes_per_element(kernel.dtype)
+    size, write_size = bytes_per_element(kernel.dtype), bytes_per_element(kernel.written_dtype)
     anchor = kernel.anchor.padded(channel_alignment)
-    macs, read, held, written = anchor.macs, anchor.read_elements, anchor.held_elements, anchor.write_elements
+    macs, held, written = anchor.macs, anchor.held_elements, anchor.write_elements
+    beside = 0
     for operator in kernel.fused:
         follower = operator.padded(channel_alignment)
-        read += follower.read_elements - follower.write_elements  # what the kernel computed has the output's shape
+        beside += follower.read_elements - follower.write_elements  # what the kernel computed has the output's shape
         if _folds(kernel, operator):
             held += 0 if anchor.bias else anchor.output_shape[1]  # type: ignore[attr-defined]
         else:
             macs += follower.macs
             held += follower.held_elements
         written = follower.write_elements
-    return Cost(macs=macs, read_bytes=read * size, weight_bytes=held * size, write_bytes=written * size)
+    return Cost(
+        macs=macs,
+        read_bytes=anchor.read_elements * size + beside * write_size,
+        weight_bytes=held * size,
+        write_bytes=written * write_size,
+    )
 
 
 def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1) -> int:
@@ -85,41 +93,54 @@ def peak_memory_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, c
 
 
 def peak_activation_bytes(graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1) -> int:
-    """The largest sum of activations alive while one kernel runs, in bytes.
+    """The largest sum of activations alive while one kernel runs, in bytes; see `live_activation_bytes`."""
+    return max(live_activation_bytes(graph, kernels, dtype, channel_alignment))
+
+
+def live_activation_bytes(
+    graph: Graph, kernels: Sequence[KernelNode], dtype: str, channel_alignment: int = 1
+) -> list[int]:
+    """Bytes of the activations that are alive before anything runs, and then while each kernel runs.
 
     A tensor lives from the kernel that writes it (an input of the network from the start) to the last kernel that
     reads it (an output to the end). While a kernel runs its inputs and its output are alive together.
+
+    Args:
+        dtype: of the network's inputs and constants that say none.
     """
     nodes = graph.nodes
     last_use = {origin: step for step, node in enumerate(kernels) for origin in node.inputs}
-    written = [node.nodes[-1] for node in kernels]
-    sizes = {index: _padded_elements(nodes[index].operator.output_shape, channel_alignment) for index in written}
+    sizes = {}
+    for node in kernels:
+        index = node.nodes[-1]
+        shape = nodes[index].operator.output_shape
+        sizes[index] = _padded_bytes(shape, channel_alignment, node.kernel.written_dtype)
     for index in graph.outputs:
         while index not in sizes and nodes[index].inputs:
             index = nodes[index].inputs[0]
         last_use[index] = len(kernels)
 
-    ends = [0] * (len(kernels) + 1)  # elements that are read for the last time by each kernel
+    ends = [0] * (len(kernels) + 1)  # bytes that are read for the last time by each kernel
     alive = 0
     for origin, step in last_use.items():
         if (size := sizes.get(origin)) is None:
-            size = _padded_elements(nodes[origin].operator.output_shape, channel_alignment)
+            start = nodes[origin]
+            size = _padded_bytes(start.operator.output_shape, channel_alignment, start.written_dtype or dtype)
             alive += size
         ends[step] += size
-    peak = alive
-    for index, end in zip(written, ends):
-        alive += sizes[index]
-        if alive > peak:
-            peak = alive
+    live = [alive]
+    for (index, size), end in zip(sizes.items(), ends):
+        alive += size
+        live.append(alive)
         alive -= end
         if index not in last_use:
-            alive -= sizes[index]
-    return peak * bytes_per_element(dtype)
+            alive -= size
+    return live
 
 
 @lru_cache(maxsize=1 << 16)
-def _padded_elements(shape: Shape, alignment: int) -> int:
-    return prod(padded_shape(shape, alignment))
+def _padded_bytes(shape: Shape, alignment: int, dtype: str) -> int:
+    return prod(padded_shape(shape, alignment)) * bytes_per_element(dtype)
 
 
 def _folds(kernel: Kernel, operator: object) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from predictors.graph import Graph
+from predictors.graph import Graph, Node, stored_as
 from predictors.mapping import check_keys, check_type, named_file, read_yaml
 from predictors.operators import Conv2d, Operator, operator_from_text
 from predictors.paths import shipped
@@ -46,8 +46,8 @@ class Runtime:
 
     def after(self, anchor: Operator) -> "Open":
         """What may follow an anchor: by the rule for its variant, else by that for its kind, else nothing."""
-        name = anchor.variant if anchor.variant in self._open else anchor.kind
-        return self._open.get(name, _CLOSED)
+        known = self._open
+        return known.get(anchor.variant) or known.get(anchor.kind, _CLOSED)
 
     @cached_property
     def _open(self) -> dict[str, "Open"]:
@@ -79,31 +79,52 @@ class Open:
 
 
 _CLOSED = Open(())
+_ARROW = " -> "
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What the runtime launches: an anchor operator and what is fused into it. Hashable; `text` keys the tables."""
+    """What the runtime launches: an anchor operator and what is fused into it. Hashable; `text` keys the tables.
+
+    Attributes:
+        dtype: of what the anchor reads and of all weights.
+        write_dtype: of what the anchor makes of that, what is fused reads beside it, and the kernel writes; empty where
+            it is `dtype`.
+    """
 
     anchor: Operator
     fused: tuple[Operator, ...]
     dtype: str
+    write_dtype: str = ""
+
+    def __post_init__(self) -> None:
+        if self.write_dtype == self.dtype:
+            object.__setattr__(self, "write_dtype", "")
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.anchor, self.fused, self.dtype))
+        return hash((self.anchor, self.fused, self.dtype, self.write_dtype))
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: hashes of strings differ from process to process."""
-        return {"anchor": self.anchor, "fused": self.fused, "dtype": self.dtype}
+        return {"anchor": self.anchor, "fused": self.fused, "dtype": self.dtype, "write_dtype": self.write_dtype}
+
+    @cached_property
+    def written_dtype(self) -> str:
+        """Of what it writes."""
+        return self.write_dtype or self.dtype
 
     @cached_property
     def text(self) -> str:
-        """Canonical text without the dtype, which the table's header says."""
-        return " + ".join(operator.text for operator in (self.anchor, *self.fused))
+        """Canonical text without the dtype, which the table's header says.
+
+        It ends in ` -> float32` where the kernel writes that and computes in another.
+        """
+        text = " + ".join(operator.text for operator in (self.anchor, *self.fused))
+        return f"{text}{_ARROW}{self.write_dtype}" if self.write_dtype else text
 
     @property
     def kind(self) -> str:
@@ -125,9 +146,11 @@ class Kernel:
         return tuple(dict.fromkeys((anchor.variant, anchor.kind)))
 
 
-@dataclass(frozen=True, slots=True)
-class KernelNode:
-    """A kernel in its place: the graph's nodes that it runs and, behind views, the nodes whose outputs it reads."""
+class KernelNode(NamedTuple):
+    """A kernel in its place: the graph's nodes that it runs and, behind views, the nodes whose outputs it reads.
+
+    A tuple, since every prediction of a new graph makes one for each kernel.
+    """
 
     kernel: Kernel
     nodes: tuple[int, ...]
@@ -136,8 +159,9 @@ class KernelNode:
 
 def kernel_from_text(text: str, dtype: str) -> Kernel:
     """Read what `Kernel.text` wrote."""
+    text, _, write_dtype = text.partition(_ARROW)
     anchor, *fused = (operator_from_text(part) for part in text.split(" + "))
-    return make_kernel(anchor, tuple(fused), dtype)
+    return make_kernel(anchor, tuple(fused), dtype, *([write_dtype] if write_dtype else ()))
 
 
 make_kernel = lru_cache(maxsize=1 << 16)(Kernel)
@@ -148,7 +172,10 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
     """Kernels of the network in an order that the runtime could run.
 
     A follower is fused when its rule has a slot for it, it is the only reader of what the kernel has written so far,
-    and it does not change the shape. Operators that launch nothing vanish.
+    and it changes neither the shape nor the dtype of that. Operators that launch nothing vanish.
+
+    Args:
+        dtype: of the nodes that say none.
     """
     nodes = graph.nodes
     alive = _alive(graph) if runtime.removes_dead_branches else [True] * len(nodes)
@@ -167,6 +194,8 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
         members = [index]
         fused = []
         inputs = list(node.inputs)
+        computes = node.dtype or dtype
+        writes = node.write_dtype or computes
         slots = runtime.after(anchor)
         last = index
         while slots.slots and (follower := reader[last]) >= 0 and not done[follower]:
@@ -175,13 +204,19 @@ def fuse(graph: Graph, runtime: Runtime, dtype: str) -> tuple[KernelNode, ...]:
             remaining = slots.after(operator)
             if remaining is None or operator.output_shape != anchor.output_shape:
                 break
+            if ((node.dtype or dtype) != writes or node.write_dtype) and not _keeps_dtype(node, dtype, writes):
+                break
             slots = remaining
             inputs += [source for source in node.inputs if source != last]
             last = follower
             members.append(last)
             fused.append(operator)
             done[last] = True
-        found.append((last, make_kernel(anchor, tuple(fused), dtype), members, inputs))
+        if writes == computes:
+            kernel = make_kernel(anchor, tuple(fused), computes)
+        else:
+            kernel = make_kernel(anchor, tuple(fused), computes, writes)
+        found.append((last, kernel, members, inputs))
     found.sort(key=itemgetter(0))
     written_at = origin.__getitem__
     return tuple(
@@ -231,25 +266,34 @@ def fusion_rules(rules: object, where: str) -> tuple[FusionRule, ...]:
 # ------------------------------------------------------------------------------------------------------------ private
 
 
+def _keeps_dtype(node: Node, dtype: str, writes: str) -> bool:
+    reads = node.dtype or dtype
+    return stored_as(reads) == stored_as(node.write_dtype or reads) == stored_as(writes)
+
+
 def _alive(graph: Graph) -> list[bool]:
     """Nodes that an output needs. A product with zero (`zero`) is known beforehand: it needs nothing and never runs."""
-    alive = [False] * len(graph.nodes)
+    nodes = graph.nodes
+    alive = [False] * len(nodes)
     for index in graph.outputs:
         alive[index] = True
-    for index in range(len(graph.nodes) - 1, -1, -1):
-        if graph.nodes[index].operator.variant == "zero":
-            alive[index] = False
+    for index in range(len(nodes) - 1, -1, -1):
         if alive[index]:
-            for source in graph.nodes[index].inputs:
-                alive[source] = True
+            node = nodes[index]
+            operator = node.operator
+            if operator.kind == "elementwise" and operator.variant == "zero":
+                alive[index] = False
+            else:
+                for source in node.inputs:
+                    alive[source] = True
     return alive
 
 
 def _only_readers(graph: Graph, alive: list[bool]) -> list[int]:
     """For each node the only one that reads it; -1 for none, -2 for several or an output of the network."""
     reader = [-1] * len(graph.nodes)
-    for index, node in enumerate(graph.nodes):
-        if alive[index]:
+    for index, (node, is_alive) in enumerate(zip(graph.nodes, alive)):
+        if is_alive:
             for source in node.inputs:
                 reader[source] = index if reader[source] == -1 else -2
     for index in graph.outputs:

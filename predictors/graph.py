@@ -11,6 +11,7 @@ from predictors.operators import (
     Concat,
     Conv2d,
     Elementwise,
+    Embedding,
     Input,
     Linear,
     Normalization,
@@ -27,11 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator of a network. `name` is the path of the module that it came from; it does not count in equality."""
+    """One operator of a network.
+
+    Attributes:
+        name: path of the module that it came from; it does not count in equality.
+        dtype: of what it reads, computes with and holds; empty where the network's is meant.
+        write_dtype: of what it writes; empty where that is its dtype.
+    """
 
     operator: Operator
     inputs: tuple[int, ...] = ()
     name: str = field(default="", compare=False)
+    dtype: str = ""
+    write_dtype: str = ""
+
+    @property
+    def written_dtype(self) -> str:
+        """Of what it writes; empty where the network's is meant."""
+        return self.write_dtype or self.dtype
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Graph:
     graphs are compared.
 
     Raises:
-        ValueError: a node reads a later node, or a shape that its producer does not write.
+        ValueError: a node reads a later node, or a shape or dtype that its producer does not write.
     """
 
     nodes: tuple[Node, ...]
@@ -63,8 +77,19 @@ class Graph:
                     f"node {index} {node.name!r} ({node.operator.text}) takes shapes {expected}, "
                     f"its inputs {node.inputs} have {tuple(found)}"
                 )
+            if node.dtype:
+                self._check_dtype(index, node)
         if not self.outputs or not all(0 <= index < len(nodes) for index in self.outputs):
             raise ValueError(f"outputs {self.outputs} must name some of the {len(nodes)} nodes")
+
+    def _check_dtype(self, index: int, node: Node) -> None:
+        for source in node.inputs[data_inputs(node.operator)]:
+            written = self.nodes[source].written_dtype
+            if written and stored_as(written) != stored_as(node.dtype):
+                raise ValueError(
+                    f"node {index} {node.name!r} ({node.operator.text}) reads {node.dtype}, node {source} writes "
+                    f"{written}; a conversion, a copy of method 'cast', belongs between them"
+                )
 
     @cached_property
     def macs(self) -> int:
@@ -75,6 +100,18 @@ class Graph:
     def num_params(self) -> int:
         """Learned parameters of the network as written."""
         return sum(node.operator.num_params for node in self.nodes)
+
+
+def stored_as(dtype: str) -> str:
+    """The dtype whose bytes stand in memory: numbers that are multiplied as tf32 are stored as float32."""
+    return "float32" if dtype == "tf32" else dtype
+
+
+def data_inputs(operator: Operator) -> slice:
+    """Which inputs are read in the node's dtype: all but indices."""
+    if isinstance(operator, Embedding):
+        return slice(0)
+    return slice(1) if operator.kind == "gather" else slice(None)
 
 
 # Networks of one space repeat the same few thousand operators: equal ones are made once and shared.
@@ -102,9 +139,9 @@ class GraphBuilder:
         """Shape of what the node writes."""
         return self._nodes[index].operator.output_shape
 
-    def add(self, operator: Operator, *inputs: int, name: str = "") -> int:
+    def add(self, operator: Operator, *inputs: int, name: str = "", dtype: str = "", write_dtype: str = "") -> int:
         """Add any operator; the other methods are short forms of this one."""
-        self._nodes.append(Node(operator, inputs, name))
+        self._nodes.append(Node(operator, inputs, name, dtype, write_dtype))
         return len(self._nodes) - 1
 
     def input(self, shape: Shape, name: str = "") -> int:

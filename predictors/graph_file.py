@@ -3,12 +3,15 @@
     {"format": "ridgeline-graphs", "version": 1}
     {"name": "small", "nodes": [["input(shape=(1, 3, 8, 8))", [], ""], ["conv2d(...)", [0], "stem"]], "outputs": [1]}
 
+A node whose dtypes are its own says them after its name: `["conv2d(...)", [0], "stem", "int8", "float32"]`.
+
 A network that stands here needs neither torch nor the search space or the package that it came from.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from predictors.cost import bytes_per_element
 from predictors.graph import Graph, Node
 from predictors.json_lines import append_records, read_records
 from predictors.mapping import check_keys, check_type
@@ -55,7 +58,11 @@ def read_graphs(path: Path) -> dict[str, Graph]:
 def graph_record(graph: Graph) -> dict[str, object]:
     """A network as plain lists, for JSON."""
     return {
-        "nodes": [[node.operator.text, list(node.inputs), node.name] for node in graph.nodes],
+        "nodes": [
+            [node.operator.text, list(node.inputs), node.name]
+            + ([node.dtype, node.write_dtype] if node.dtype or node.write_dtype else [])
+            for node in graph.nodes
+        ],
         "outputs": list(graph.outputs),
     }
 
@@ -86,10 +93,13 @@ def integers(value: object, where: str) -> tuple[int, ...]:
 
 def _node(entry: object, where: str) -> Node:
     parts = check_type(entry, list, where)
-    if len(parts) != 3:
-        raise ValueError(f"{where}: expected [operator, inputs, name], found {parts!r}")
+    if len(parts) not in (3, 5):
+        raise ValueError(f"{where}: expected [operator, inputs, name] or these and two dtypes, found {parts!r}")
+    name, *dtypes = (check_type(part, str, where) for part in parts[2:])
     try:
         operator = operator_from_text(check_type(parts[0], str, where))
+        for dtype in filter(None, dtypes):
+            bytes_per_element(dtype)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Node(operator, integers(parts[1], where), check_type(parts[2], str, where))
+    return Node(operator, integers(parts[1], where), name, *dtypes)

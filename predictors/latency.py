@@ -1,8 +1,9 @@
 """The latency predictor: measured kernels where there are any, else the roofline times an efficiency.
 
 Every kernel says where its time comes from: 'measured' (its table entry), 'interpolated' (efficiency learned from the
-measured kernels of its kind) or 'roofline' (the efficiency of its class in the device file, or what kernels reach on
-other devices), and carries a standard deviation. A kernel that nobody knows stops the run; none is skipped.
+measured kernels of its kind), 'roofline' (the efficiency of its class in the device file, or what kernels reach on
+other devices) or 'unknown' (an operator without a formula that the caller kept: a guess), and carries a standard
+deviation. None is skipped. Each kernel is predicted in its own dtype: `predictors.precision` gives them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from predictors.class_terms import efficiency_names
 from predictors.cost import Cost, kernel_cost
 from predictors.device import ANY_CLASS, ClassEfficiency, Device
-from predictors.efficiency import LogEstimate, combine, latency_of, learn_efficiency
+from predictors.efficiency import LearnedEfficiency, LogEstimate, combine, latency_of, learn_efficiency
+from predictors.fitted_rates import FittedRates
 from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime, names_that_follow, only_reader
 from predictors.graph import Graph
 from predictors.lookup_table import LookupTable
+from predictors.operators import Unknown
 from predictors.predict_many import ArchSpace, BlockTables, Predictions, block_tables
-from predictors.roofline import Bound, class_latency_s, roofline
+from predictors.roofline import Bound, Roofline, class_latency_s, roofline
 from predictors.sections import Section
 from predictors.transfer import transferred
 from predictors.whole_network import KernelEstimate, Part, Provenance, Sums, energy_j, part_of, whole_network
@@ -31,7 +34,7 @@ from predictors.whole_network import KernelEstimate, Part, Provenance, Sums, ene
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
-PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline")
+PROVENANCES: tuple[Provenance, ...] = ("measured", "interpolated", "roofline", "unknown")
 
 TABLE_DRIFT = 0.05
 """Relative deviation that all times of one table share: a profile is as a whole a few per cent fast or slow.
@@ -55,6 +58,10 @@ it by 1.4. All of these are GPUs: for other devices it is a guess. Figures: docs
 """
 
 
+UNKNOWN_OPERATOR_STD = 1.0
+"""Relative deviation of a kernel without a formula, which is taken to move its inputs and its output: as large as its
+time. What it computes is not known, so this is a guess and no fit."""
+
 _MAX_KERNELS = 1 << 16
 _MAX_PARTS = 1 << 14
 _MAX_SPACES = 4
@@ -63,15 +70,31 @@ _MAX_SPACES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPrediction:
-    """One row of a prediction: a kernel of the network, in its place, with what it takes there."""
+    """One row of a prediction: a kernel of the network, in its place, with what it takes there.
+
+    Attributes:
+        name: path of the module that the kernel's anchor came from.
+        nodes: of the graph, that the kernel runs; the anchor first.
+    """
 
     kernel: Kernel
     name: str
+    nodes: tuple[int, ...]
     cost: Cost
     latency_s: float
     std_s: float
     provenance: Provenance
     bound: Bound
+
+    @property
+    def dtype(self) -> str:
+        """Of what the kernel reads, and of its weights."""
+        return self.kernel.dtype
+
+    @property
+    def write_dtype(self) -> str:
+        """Of what the kernel writes."""
+        return self.kernel.written_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +102,7 @@ class Prediction:
     """What a network costs on a device.
 
     Attributes:
+        dtype: of the kernels whose nodes say none.
         latency_s, std_s: the whole network in seconds, and the standard deviation.
         overhead_s: the part of `latency_s` that belongs to no kernel.
         macs, num_params: of the network as written (device-independent, as fvcore counts).
@@ -150,6 +174,7 @@ class Prediction:
             KernelPrediction(
                 kernel=node.kernel,
                 name=self.graph.nodes[node.nodes[0]].name,
+                nodes=node.nodes,
                 cost=estimate.cost,
                 latency_s=factor * estimate.latency_s,
                 std_s=factor * estimate.std_s,
@@ -158,6 +183,11 @@ class Prediction:
             )
             for node, estimate in zip(self.kernel_nodes, self.estimates)
         )
+
+    @cached_property
+    def unknown_kernels(self) -> tuple[KernelPrediction, ...]:
+        """Kernels of operators without a formula: their times are guesses, and so is as much of `latency_s`."""
+        return tuple(row for row in self.kernels if row.provenance == "unknown")
 
     @cached_property
     def time_by_provenance(self) -> Mapping[Provenance, float]:
@@ -190,13 +220,14 @@ class LatencyPredictor:
 
     Args:
         device: from `load_device`.
-        tables: measured kernels; None takes the tables that the device file names.
-        dtype: of the deployed network; None takes the device's usual one.
+        tables: measured kernels; None takes the tables that the device file names. Each serves the kernels of its
+            dtype.
+        dtype: of the deployed network, where its nodes say none; None takes the device's usual one.
         runtime: whose fusion rules apply, and whose numbers where the device file has several; None takes the one that
             it names.
 
     Raises:
-        ValueError: no peak for the dtype, or a table of another device, runtime or dtype.
+        ValueError: no peak for the dtype, a table of another device or runtime, or tables none of which has the dtype.
     """
 
     def __init__(
@@ -214,15 +245,22 @@ class LatencyPredictor:
             self.runtime = replace(self.runtime, rules=device.fusion)
         device.peak_flops(self.dtype)
         if tables is None:
-            tables = [table for table in map(LookupTable.read, device.tables) if table.header.dtype == self.dtype]
+            tables = [LookupTable.read(path) for path in device.tables]
+        elif tables and all(table.header.dtype != self.dtype for table in tables):
+            _check_table(tables[0], device, self.runtime, self.dtype)
         for table in tables:
-            _check_table(table, device, self.runtime, self.dtype)
-        self.tables = tuple(tables)
-        self._measured = {kernel: entry for table in self.tables for kernel, entry in table.entries.items()}
-        self._learned = learn_efficiency(self.tables, device)
+            _check_table(table, device, self.runtime, table.header.dtype)
+        self._tables = tuple(tables)
+        self._measured = {kernel: entry for table in tables for kernel, entry in table.entries.items()}
+        self._learned: dict[str, LearnedEfficiency] = {}
         self._estimates: dict[Kernel, KernelEstimate] = {}
         self._parts: dict[Section, Part] = {}
         self._block_tables: dict[int, tuple[ArchSpace, BlockTables | None]] = {}
+
+    @property
+    def tables(self) -> tuple[LookupTable, ...]:
+        """Measured kernels in the predictor's own dtype."""
+        return self._tables_in(self.dtype)
 
     def predict(self, graph: Graph) -> Prediction:
         """Latency, traffic, intensity and memory of a network.
@@ -241,7 +279,7 @@ class LatencyPredictor:
             for group, std_s in part.shared_std_s:
                 shared[group] = shared.get(group, 0.0) + std_s
         shared_s2 = sum([std_s * std_s for std_s in shared.values()])
-        whole = whole_network(self.device, sums.latency_s, sums.num_kernels, sums.variance_s2, shared_s2)
+        whole = whole_network(self.device, sums.latency_s, sums.num_kernels, sums.variance_s2, shared_s2, sums.host_s)
         return Prediction(
             device=self.device,
             dtype=self.dtype,
@@ -325,9 +363,19 @@ class LatencyPredictor:
         return tables
 
     def _estimate(self, kernel: Kernel) -> KernelEstimate:
-        cost = kernel_cost(kernel, self.device.channel_alignment)
-        roof = roofline(cost, self.device, kernel.dtype)
-        learned = self._learned.at(kernel, cost)
+        device = self.device
+        if kernel.dtype not in device.peaks:
+            raise ValueError(
+                f"device {device.name!r} has no peak for dtype {kernel.dtype!r} of {kernel.text}; it lists "
+                f"{list(device.dtypes)}"
+            )
+        cost = kernel_cost(kernel, device.channel_alignment)
+        roof = roofline(cost, device, kernel.dtype)
+        is_unknown = isinstance(kernel.anchor, Unknown)
+        learned = None if is_unknown else self._learned_in(kernel.dtype).at(kernel, cost)
+        fitted = device.fitted.get(kernel.dtype)
+        if fitted is not None and learned is None and kernel not in self._measured:
+            return self._fitted_estimate(fitted, kernel, cost, roof)
         provenance: Provenance
         group = "table"
         if measured := self._measured.get(kernel):
@@ -337,11 +385,11 @@ class LatencyPredictor:
             found, provenance = learned, "interpolated"
         else:
             found, group = self._class_efficiency(kernel, cost, roof.latency_s)
-            provenance = "roofline"
+            provenance = "unknown" if is_unknown else "roofline"
         latency_s, std_s = latency_of(roof.latency_s, found)
-        if self.device.network_spread:
+        if self.device.network_spread and (provenance in ("measured", "interpolated") or self._is_fitted(kernel)):
             variance_s2, shared_std_s, group = std_s**2, 0.0, ""
-        elif provenance == "roofline":
+        elif learned is None and provenance != "measured":
             variance_s2, shared_std_s = 0.0, std_s
         else:
             variance_s2, shared_std_s = std_s**2, TABLE_DRIFT * latency_s
@@ -354,17 +402,60 @@ class LatencyPredictor:
             variance_s2=variance_s2,
             shared_std_s=shared_std_s,
             group=group,
+            host_s=self._host_s(kernel),
+        )
+
+    def _host_s(self, kernel: Kernel) -> float:
+        device = self.device
+        known = next((device.host_launch_of[name] for name in kernel.classes if name in device.host_launch_of), None)
+        quantity = known or device.host_launch
+        return quantity.value if quantity else 0.0
+
+    def _fitted_estimate(self, fitted: FittedRates, kernel: Kernel, cost: Cost, roof: Roofline) -> KernelEstimate:
+        """By rates that were fitted to whole networks."""
+        is_unknown = isinstance(kernel.anchor, Unknown)
+        latency_s, own_std_s, shared_std_s = time = fitted.time(kernel, cost)
+        own_std_s = max(own_std_s, UNKNOWN_OPERATOR_STD * latency_s) if is_unknown else own_std_s
+        return KernelEstimate(
+            cost=cost,
+            latency_s=latency_s,
+            std_s=max(time.std_s, own_std_s),
+            provenance="unknown" if is_unknown else "roofline",
+            bound=roof.bound,
+            variance_s2=own_std_s**2,
+            host_s=self._host_s(kernel),
+            shared=shared_std_s,
         )
 
     def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> tuple[LogEstimate, str]:
         """ln(efficiency) of a kernel that no table tells of, and whose errors it shares."""
         classes = self.device.efficiency.get(kernel.dtype, {})
         known = next((classes[name] for name in (*efficiency_names(kernel), ANY_CLASS) if name in classes), None)
-        if not classes and not self.tables and (prior := transferred(kernel, cost, self.device)) is not None:
+        if (
+            not classes
+            and not self._tables_in(kernel.dtype)
+            and (prior := transferred(kernel, cost, self.device)) is not None
+        ):
             return prior, "other GPUs"
         efficiency = known or _unknown_efficiency(self.device)
         class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)
-        return LogEstimate(log(roofline_s / class_s), efficiency.spread), kernel.kind
+        spread = UNKNOWN_OPERATOR_STD if isinstance(kernel.anchor, Unknown) else efficiency.spread
+        return LogEstimate(log(roofline_s / class_s), spread), kernel.kind
+
+    def _is_fitted(self, kernel: Kernel) -> bool:
+        """Whether the class efficiency that serves the kernel was fitted to kernels of its class, if any was."""
+        classes = self.device.efficiency.get(kernel.dtype, {})
+        known = next((classes[name] for name in efficiency_names(kernel) if name in classes), None)
+        return (known is not None and known.num_kernels > 0) or not any(each.num_kernels for each in classes.values())
+
+    def _tables_in(self, dtype: str) -> tuple[LookupTable, ...]:
+        return tuple(table for table in self._tables if table.header.dtype == dtype)
+
+    def _learned_in(self, dtype: str) -> LearnedEfficiency:
+        learned = self._learned.get(dtype)
+        if learned is None:
+            learned = self._learned[dtype] = learn_efficiency(self._tables_in(dtype), self.device)
+        return learned
 
 
 def _unknown_efficiency(device: Device) -> ClassEfficiency:

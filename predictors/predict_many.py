@@ -264,12 +264,12 @@ def _put(
     device: Device, sums_CB: NDArray[np.float64], peaks_B: NDArray[np.float64], found: Predictions, block: slice
 ) -> None:
     """Turn the sums over the sections of a block of archs into its costs."""
-    latency_s, variance_s2, num_kernels, macs, num_params, executed_macs, traffic_bytes, weight_bytes = sums_CB[
+    latency_s, variance_s2, host_s, num_kernels, macs, num_params, executed_macs, traffic_bytes, weight_bytes = sums_CB[
         : len(_COLUMNS)
     ]
     shared_CB = sums_CB[len(_COLUMNS) :]
     shared_s2 = np.square(shared_CB, out=shared_CB).sum(axis=0)
-    whole = whole_network(device, latency_s, num_kernels, variance_s2, shared_s2)
+    whole = whole_network(device, latency_s, num_kernels, variance_s2, shared_s2, host_s)
     found.latency_s[block] = whole.latency_s
     found.std_s[block] = whole.std_s
     found.macs[block] = macs

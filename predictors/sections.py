@@ -26,6 +26,9 @@ class Section:
     graph: Graph
     input_shape: Shape = field(init=False)
     output_shape: Shape = field(init=False)
+    takes: tuple[Shape, str] = field(init=False, repr=False)
+    """Shape and dtype of its input, and of its output in `writes`; the dtype is empty where the network's is meant."""
+    writes: tuple[Shape, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         nodes = self.graph.nodes
@@ -42,6 +45,8 @@ class Section:
             )
         object.__setattr__(self, "input_shape", nodes[0].operator.output_shape)
         object.__setattr__(self, "output_shape", nodes[last].operator.output_shape)
+        object.__setattr__(self, "takes", (self.input_shape, nodes[0].written_dtype))
+        object.__setattr__(self, "writes", (self.output_shape, nodes[last].written_dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +80,16 @@ def join(sections: Sequence[Section], name: str = "") -> Graph:
     """The network in which each section's output is the next one's input. The graph remembers its sections.
 
     Raises:
-        ValueError: no sections, or one that takes another shape than the one before it writes.
+        ValueError: no sections, or one that takes another shape or dtype than the one before it writes.
     """
     if not sections:
         raise ValueError("a network has at least one section")
     nodes = list(sections[0].graph.nodes)
-    shape = sections[0].output_shape
+    written = sections[0].writes
     for section in sections[1:]:
-        if section.input_shape != shape:
-            raise ValueError(f"a section takes {section.input_shape}; the one before it writes {shape}")
-        shape = section.output_shape
+        if section.takes != written:
+            raise ValueError(f"a section takes {_tensor(section.takes)}; the one before it writes {_tensor(written)}")
+        written = section.writes
         nodes += _moved(section, len(nodes) - 1)
     # Every section was checked when it was made, and the borders are checked above.
     graph = object.__new__(Graph)
@@ -97,6 +102,11 @@ def joined(positions: Sequence[Position], arch: Mapping[str, int], name: str = "
     return join([section for position in positions if (section := position.at(arch)) is not None], name)
 
 
+def _tensor(shape_dtype: tuple[Shape, str]) -> str:
+    shape, dtype = shape_dtype
+    return f"{shape} in {dtype}" if dtype else f"{shape}"
+
+
 def _nothing(arch: Mapping[str, int]) -> tuple[()]:
     return ()
 
@@ -105,6 +115,6 @@ def _nothing(arch: Mapping[str, int]) -> tuple[()]:
 def _moved(section: Section, shift: int) -> tuple[Node, ...]:
     """The nodes after the section's input, in a network where node `shift` takes the input's place."""
     return tuple(
-        Node(node.operator, tuple([index + shift for index in node.inputs]), node.name)
+        Node(node.operator, tuple([index + shift for index in node.inputs]), node.name, node.dtype, node.write_dtype)
         for node in section.graph.nodes[1:]
     )

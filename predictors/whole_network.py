@@ -14,7 +14,7 @@ from predictors.fusion import KernelNode
 from predictors.graph import Graph
 from predictors.roofline import Bound
 
-Provenance = Literal["measured", "interpolated", "roofline"]
+Provenance = Literal["measured", "interpolated", "roofline", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class KernelEstimate:
     Attributes:
         variance_s2: of what the kernel errs by itself, seconds squared.
         shared_std_s: standard deviation of what it errs together with all kernels of its `group`, in seconds.
+        host_s: seconds in which the host issues it, where kernels queue.
+        shared: further groups with what it errs together with their kernels, in seconds; signs matter.
     """
 
     cost: Cost
@@ -34,6 +36,8 @@ class KernelEstimate:
     variance_s2: float
     shared_std_s: float = 0.0
     group: str = ""
+    host_s: float = 0.0
+    shared: tuple[tuple[str, float], ...] = ()
 
 
 class Sums(NamedTuple):
@@ -41,6 +45,7 @@ class Sums(NamedTuple):
 
     latency_s: float
     variance_s2: float
+    host_s: float
     num_kernels: int
     macs: int
     num_params: int
@@ -72,6 +77,11 @@ class Part:
     begin: frozenset[str] = frozenset()
 
 
+HOST_DRIFT = 0.15
+"""Relative deviation of what the host takes to issue a network's kernels: behind an H200 the same networks took 8 %
+more in one hour than in another, and up to 1.9 times as long in the first half minute of a machine."""
+
+
 class Whole(NamedTuple):
     """Of one network, or of several: seconds, their standard deviation, and the seconds that belong to no kernel."""
 
@@ -80,16 +90,20 @@ class Whole(NamedTuple):
     overhead_s: Any
 
 
-def whole_network(device: Device, kernels_s: Any, num_kernels: Any, variance_s2: Any, shared_s2: Any) -> Whole:
+def whole_network(
+    device: Device, kernels_s: Any, num_kernels: Any, variance_s2: Any, shared_s2: Any, host_s: Any = 0.0
+) -> Whole:
     """Seconds of a network, and what it errs, from what its kernels add up to; numbers, or arrays of one shape.
 
     latency = in_network * sum of kernels + network_overhead + kernels * kernel_overhead,
-        and where kernels queue at least network_overhead + kernels * host_launch
-    std^2 = in_network^2 * (variance_s2 + shared_s2) + (network_spread * latency)^2
+        and where kernels queue at least network_overhead + what the host takes to issue them
+    std^2 = in_network^2 * (variance_s2 + shared_s2) + (network_spread * latency)^2; where the network waits for the
+        host, `HOST_DRIFT` of the host's seconds stands in place of what the kernels err
 
     Args:
         kernels_s: sum of the kernels' seconds.
         variance_s2, shared_s2: sum of what they err each by themselves, and of what the groups err, seconds squared.
+        host_s: sum of the seconds in which the host issues them.
     """
     factor = device.in_network.value if device.in_network else 1.0
     spread = device.network_spread.value if device.network_spread else 0.0
@@ -97,10 +111,13 @@ def whole_network(device: Device, kernels_s: Any, num_kernels: Any, variance_s2:
     per_kernel = device.kernel_overhead.value if device.kernel_overhead else 0.0
     overhead_s = per_network + num_kernels * per_kernel
     latency_s = factor * kernels_s + overhead_s
+    variance_s2 = factor * factor * (variance_s2 + shared_s2)
     if device.host_launch:
-        latency_s = np.maximum(latency_s, per_network + num_kernels * device.host_launch.value)
+        waits = per_network + host_s > latency_s
+        variance_s2 = np.where(waits, (HOST_DRIFT * host_s) ** 2, variance_s2)[()]
+        latency_s = np.maximum(latency_s, per_network + host_s)
         overhead_s = latency_s - factor * kernels_s
-    std_s = (factor * factor * (variance_s2 + shared_s2) + (spread * latency_s) ** 2) ** 0.5
+    std_s = (variance_s2 + (spread * latency_s) ** 2) ** 0.5
     return Whole(latency_s, std_s, overhead_s)
 
 
@@ -125,14 +142,17 @@ def part_of(
     alignment: int = 1,
 ) -> Part:
     """The sums over the kernels of a section's graph, or of a whole network's."""
-    latency_s = variance_s2 = 0.0
+    latency_s = variance_s2 = host_s = 0.0
     macs = read = held = written = 0
     shared: dict[str, float] = {}
     for estimate in estimates:
         latency_s += estimate.latency_s
         variance_s2 += estimate.variance_s2
+        host_s += estimate.host_s
         if estimate.shared_std_s:
             shared[estimate.group] = shared.get(estimate.group, 0.0) + estimate.shared_std_s
+        for group, std_s in estimate.shared:
+            shared[group] = shared.get(group, 0.0) + std_s
         cost = estimate.cost
         macs += cost.macs
         read += cost.read_bytes
@@ -142,7 +162,9 @@ def part_of(
         num_nodes=len(graph.nodes),
         kernel_nodes=kernel_nodes,
         estimates=estimates,
-        sums=Sums(latency_s, variance_s2, len(estimates), graph.macs, graph.num_params, macs, read, held, written),
+        sums=Sums(
+            latency_s, variance_s2, host_s, len(estimates), graph.macs, graph.num_params, macs, read, held, written
+        ),
         shared_std_s=tuple(shared.items()),
         peak_activation_bytes=peak_activation_bytes(graph, kernel_nodes, dtype, alignment),
     )

@@ -198,5 +198,5 @@ def test_errors_of_a_runtime_file_say_where_and_what():
         runtime_from_mapping({**good, "fusion": [{"anchors": ["add"], "then": [{"repeats": ["relu"]}]}]})
     with pytest.raises(ValueError, match="removes_dead_branches: expected bool, found 'yes'"):
         runtime_from_mapping({**good, "removes_dead_branches": "yes"})
-    with pytest.raises(ValueError, match=r"unknown runtime 'tensor_rt'; there are .*'tensorrt'"):
+    with pytest.raises(ValueError, match=r"unknown runtime 'tensor_rt'; nearest are \['tensorrt', .*; there are "):
         load_runtime("tensor_rt")

@@ -185,6 +185,11 @@ def test_where_kernels_queue_a_network_takes_the_longer_of_issuing_and_running_t
     )
     assert fast.latency_s == pytest.approx(alone.latency_s)
     assert slow.latency_s == pytest.approx(50e-6 + 4 * 1e-3)
+    of_class = {"host_launch": quantity(1000, "us"), "host_launch_of": {"conv2d": quantity(3000, "us")}}
+    by_class = LatencyPredictor(device_from_mapping(overhead | of_class), []).predict(graph)
+    num_convolutions = sum(row.kernel.kind == "conv2d" for row in slow.kernels)
+    assert by_class.latency_s == pytest.approx(50e-6 + 4e-3 + num_convolutions * 2e-3)
+    assert num_convolutions in (1, 2, 3)
     assert sum(row.latency_s for row in slow.kernels) + slow.overhead_s == pytest.approx(slow.latency_s)
 
 
@@ -300,7 +305,7 @@ def test_a_smoothed_measurement_lies_between_itself_and_its_neighbours(seed, spr
     predictor = LatencyPredictor(TOY, [table(times, spread=spread)])
     for kernel in kernels:
         cost = kernel_cost(kernel)
-        learned = predictor._learned.at(kernel, cost)
+        learned = predictor._learned_in(kernel.dtype).at(kernel, cost)
         neighbours_s = roofline(cost, TOY).latency_s * exp(-learned.mean)
         found = predictor.estimate(kernel)
         low, high = sorted((times[kernel], neighbours_s))
