@@ -186,9 +186,9 @@ def _dims(cuts: Sequence[int], to: Shape, walked: dict[int, int], offset: int) -
         if not axes:
             dims.append((size, start, 1, 1, None))
             continue
-        (axis,) = axes
+        axis = axes[0]
         by, rest = divmod(walked[axis], lower)
-        if rest:
+        if rest or len(axes) > 1:  # views that overlap
             return None
         dims.append((size, start, to[axis], by, axis))
     return dims[::-1]

@@ -200,14 +200,14 @@ def window_output(size: int, kernel: int, stride: int, padding: int, dilation: i
     return length - 1 if (length - 1) * stride >= size + padding else length
 
 
-def _check_positive(asked: object, **numbers: int | Pair) -> None:
+def check_positive(asked: object, **numbers: int | Pair) -> None:
     for name, number in numbers.items():
         values = number if isinstance(number, tuple) else (number,)
         if not all(isinstance(value, int) and value > 0 for value in values):
             raise ValueError(f"{asked}: {name} must be positive integers, found {number!r}")
 
 
-def _check_method(asked: object, method: str, allowed: Collection[str]) -> None:
+def check_method(asked: object, method: str, allowed: Collection[str]) -> None:
     if method not in allowed:
         raise ValueError(f"{asked}: unknown method {method!r}; there are {sorted(allowed)}")
 
@@ -219,7 +219,7 @@ def _check_steps(asked: object, shape: Shape, to: Shape, steps: Steps) -> None:
         raise ValueError(f"{asked}: the steps {steps} make {found} of {shape}, not {to}")
 
 
-def _check_shape(asked: object, shape: Shape, num_axes: int | None = None) -> None:
+def check_shape(asked: object, shape: Shape, num_axes: int | None = None) -> None:
     if not isinstance(shape, tuple) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{asked}: a shape is a tuple of positive integers, found {shape!r}")
     if num_axes is not None and len(shape) != num_axes:
@@ -238,7 +238,7 @@ class Input(Operator):
     shape: Shape
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.shape)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -266,7 +266,7 @@ class Constant(Operator):
     """Learned parameters that it is, or was computed from."""
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.shape)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -297,8 +297,8 @@ class View(Operator):
     """How `to` comes from `shape`, see `predictors.movement`; empty for another shape alone."""
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
-        _check_shape(self.kind, self.to)
+        check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.to)
         if prod(self.to) > prod(self.shape):
             raise ValueError(f"view: {self.to} holds more elements than {self.shape}")
         _check_steps(self.kind, self.shape, self.to, self.steps)
@@ -345,7 +345,7 @@ class Conv2d(Operator):
     width_out: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             self.kind,
             batch=self.batch, in_channels=self.in_channels, out_channels=self.out_channels, height=self.height,
             width=self.width, kernel=self.kernel, stride=self.stride, dilation=self.dilation, groups=self.groups,
@@ -425,7 +425,7 @@ class ConvTranspose2d(Operator):
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             self.kind,
             batch=self.batch, in_channels=self.in_channels, out_channels=self.out_channels, height=self.height,
             width=self.width, kernel=self.kernel, stride=self.stride, dilation=self.dilation, groups=self.groups,
@@ -478,8 +478,8 @@ class Linear(Operator):
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
-        _check_positive(self.kind, out_features=self.out_features)
+        check_shape(self.kind, self.shape)
+        check_positive(self.kind, out_features=self.out_features)
 
     @property
     def in_features(self) -> int:
@@ -518,8 +518,8 @@ class MatMul(Operator):
     right: Shape
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.left)
-        _check_shape(self.kind, self.right)
+        check_shape(self.kind, self.left)
+        check_shape(self.kind, self.right)
         if len(self.left) < 2 or len(self.right) < 2 or self.left[-1] != self.right[-2]:
             raise ValueError(f"matmul: inner sizes of {self.left} and {self.right} do not match")
 
@@ -540,6 +540,7 @@ class MatMul(Operator):
 class Attention(Operator):
     """Scaled dot-product attention, kept whole: (batch, heads, length, head_dim) queries, keys and values.
 
+    Several heads of queries may share one of keys and values (`key_heads`), as in grouped-query attention.
     macs = batch * heads * query_length * key_length * (head_dim + value_dim); the scores are not written to memory.
     fvcore and torch.utils.flop_counter omit it on CPU; it is counted here.
     """
@@ -553,18 +554,23 @@ class Attention(Operator):
     value_dim: int
     mask: Shape | None = None
     """Shape of what is added to the scores, e.g. a relative position bias; None without."""
+    key_heads: int = 0
+    """Heads of keys and values; 0 for as many as of queries."""
 
     def __post_init__(self) -> None:
         numbers = {item.name: getattr(self, item.name) for item in fields(self)}
         if (mask := numbers.pop("mask")) is not None:
-            _check_shape(self.kind, mask)
-        _check_positive(self.kind, **numbers)
+            check_shape(self.kind, mask)
+        key_heads = numbers.pop("key_heads")
+        check_positive(self.kind, **numbers, **({"key_heads": key_heads} if key_heads else {}))
+        if key_heads and self.heads % key_heads:
+            raise ValueError(f"attention: {key_heads} heads of keys do not divide {self.heads} of queries")
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
-        batch_heads = (self.batch, self.heads)
+        batch_heads = (self.batch, self.key_heads or self.heads)
         return (
-            (*batch_heads, self.query_length, self.head_dim),
+            (self.batch, self.heads, self.query_length, self.head_dim),
             (*batch_heads, self.key_length, self.head_dim),
             (*batch_heads, self.key_length, self.value_dim),
             *(() if self.mask is None else (self.mask,)),
@@ -594,7 +600,7 @@ class _Unary(Operator):
     shape: Shape
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.shape)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -680,9 +686,9 @@ class Pool2d(Operator):
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape, num_axes=4)
-        _check_method(self.kind, self.method, _POOLINGS)
-        _check_positive(self.kind, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
+        check_shape(self.kind, self.shape, num_axes=4)
+        check_method(self.kind, self.method, _POOLINGS)
+        check_positive(self.kind, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
         if min(self.output_shape) < 1:
             raise ValueError(f"pool2d: kernel {self.kernel} does not fit into {self.shape}")
 
@@ -713,9 +719,9 @@ class AdaptivePool2d(Operator):
     size: Pair = (1, 1)
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape, num_axes=4)
-        _check_method(self.kind, self.method, _POOLINGS)
-        _check_positive(self.kind, size=self.size)
+        check_shape(self.kind, self.shape, num_axes=4)
+        check_method(self.kind, self.method, _POOLINGS)
+        check_positive(self.kind, size=self.size)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -748,7 +754,7 @@ class Reduce(Operator):
     keepdim: bool = False
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.shape)
         if not all(0 <= axis < len(self.shape) for axis in self.axes):
             raise ValueError(f"reduce: axes {self.axes} are not all in 0..{len(self.shape) - 1}")
 
@@ -779,9 +785,9 @@ class Resize(Operator):
     method: str = "nearest"
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape, num_axes=4)
-        _check_method(self.kind, self.method, _RESIZE_READS)
-        _check_positive(self.kind, size=self.size)
+        check_shape(self.kind, self.shape, num_axes=4)
+        check_method(self.kind, self.method, _RESIZE_READS)
+        check_positive(self.kind, size=self.size)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -814,8 +820,8 @@ class Copy(Operator):
     """What is done, see `predictors.movement`; empty where it is not known, as of a gather or a cast."""
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
-        _check_shape(self.kind, self.to)
+        check_shape(self.kind, self.shape)
+        check_shape(self.kind, self.to)
         _check_steps(self.kind, self.shape, self.to, self.steps)
 
     @cached_property
@@ -850,8 +856,8 @@ class Embedding(Operator):
     features: int
 
     def __post_init__(self) -> None:
-        _check_shape(self.kind, self.shape)
-        _check_positive(self.kind, num_rows=self.num_rows, features=self.features)
+        check_shape(self.kind, self.shape)
+        check_positive(self.kind, num_rows=self.num_rows, features=self.features)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -883,7 +889,7 @@ class Elementwise(Operator):
 
     def __post_init__(self) -> None:
         for shape in self.shapes:
-            _check_shape(self.kind, shape)
+            check_shape(self.kind, shape)
         broadcast_shape(*self.shapes)
 
     @cached_property
@@ -918,7 +924,7 @@ class Concat(Operator):
 
     def __post_init__(self) -> None:
         for shape in self.shapes:
-            _check_shape(self.kind, shape)
+            check_shape(self.kind, shape)
         first = self.shapes[0]
         if not 0 <= self.axis < len(first):
             raise ValueError(f"concat: axis {self.axis} is not in 0..{len(first) - 1}")
@@ -937,3 +943,38 @@ class Concat(Operator):
 
     def padded(self, alignment: int) -> "Concat":
         return replace(self, shapes=tuple(padded_shape(shape, alignment) for shape in self.shapes))
+
+
+# ------------------------------------------------------------------------------------------ operators without formula
+
+
+@operator
+class Unknown(Operator):
+    """An operator that has no formula here, kept at the caller's wish: its work is not known, its macs count as 0.
+
+    It reads its inputs and writes its output, which is the least that it does. Whoever adds up costs says so.
+    """
+
+    kind = "unknown"
+    name: str
+    """As its framework calls it, e.g. 'aten::_fft_r2c.default'."""
+    shapes: tuple[Shape, ...]
+    to: Shape
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or any(map(str.isspace, self.name)):
+            raise ValueError(f"unknown: an operator's name is a text without spaces, found {self.name!r}")
+        for shape in (*self.shapes, self.to):
+            check_shape(self.kind, shape)
+
+    @cached_property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @cached_property
+    def output_shape(self) -> Shape:
+        return self.to
+
+    def padded(self, alignment: int) -> "Unknown":
+        shapes = tuple(padded_shape(shape, alignment) for shape in self.shapes)
+        return replace(self, shapes=shapes, to=padded_shape(self.to, alignment))

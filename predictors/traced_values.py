@@ -4,15 +4,18 @@ Data are known by their storage, so a view finds its base, and a write in place 
 storage no node wrote does not depend on the inputs: it is a constant.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from torch import Tensor, channels_last
 
 from predictors.graph import GraphBuilder, shared_operator
+from predictors.indexing import Scatter
 from predictors.movement import Steps, is_reshape, shape_after, strided_steps
-from predictors.operators import Constant, Copy, Shape, UnknownOperatorError, View
+from predictors.operators import Constant, Copy, Operator, Shape, View
+from predictors.traced_constants import storage_key as _key
 
 _Geometry = tuple[Shape, tuple[int, ...], int, bool]
 
@@ -43,14 +46,25 @@ class Values:
         self.path = ""
         """Path of the module that runs now, the name of the nodes to come."""
         self._live: dict[int, _Written] = {}
-        self._unknown: dict[int, Tensor] = {}
+        self._later: dict[int, tuple[Tensor, Callable[[], int]]] = {}
+        """Tensors whose nodes are made when somebody reads them."""
         self._constants: dict[int, _Constant] = {}
         self._counted: set[int] = set()
         """Storages of the parameters that some `Constant` node counts already."""
 
+    def enter(self, path: str) -> str:
+        """The nodes to come are those of another module; returns the path of the one before."""
+        before, self.path = self.path, path
+        return before
+
     def is_live(self, tensor: Tensor) -> bool:
         """Its data depend on the network's inputs."""
-        return _key(tensor) in self._live or _key(tensor) in self._unknown
+        key = _key(tensor)
+        return key in self._live or key in self._later
+
+    def is_known(self, tensor: Tensor) -> bool:
+        """It was defined, in whichever way."""
+        return self.is_live(tensor) or _key(tensor) in self._constants
 
     def is_learned(self, tensor: Tensor) -> bool:
         """It depends on the network's inputs or on its parameters: it is not known beforehand."""
@@ -61,9 +75,9 @@ class Values:
         """`node` wrote the whole of a new tensor."""
         self._live[_key(tensor)] = _Written(tensor, node)
 
-    def define_unknown(self, tensor: Tensor) -> None:
-        """`tensor` is live, but no operator of the vocabulary writes it: to read it is an error."""
-        self._unknown[_key(tensor)] = tensor
+    def define_later(self, tensor: Tensor, make: Callable[[], int]) -> None:
+        """`tensor` is a new one that `make` gives a node as soon as it is read, or refuses to."""
+        self._later[_key(tensor)] = tensor, make
 
     def define_constant(self, tensor: Tensor, computed_from: Iterable[Tensor] = (), learned: bool = False) -> None:
         """`tensor` is a parameter (`learned`), a buffer, or computed from other constants alone."""
@@ -76,16 +90,26 @@ class Values:
                 constant.parameters.update(source.parameters)
 
     def overwrite(self, tensor: Tensor, node: int) -> None:
-        """`node` wrote anew, in place, what `tensor` and all its views show.
+        """`node` made anew, in place, what `tensor` and all its views show."""
+        if self.is_part(tensor):
+            self.scatter(tensor, [node], tensor.numel())
+        else:
+            self.define(tensor, node)
 
-        Raises:
-            UnknownOperatorError: the tensor is a part of a larger one, of which the graph cannot write a part.
-        """
+    def scatter(self, tensor: Tensor, sources: list[int], num_written: int) -> None:
+        """Some elements of `tensor`, in whatever it is a part of, were written in place from the nodes `sources`."""
+        written = self._written(tensor)
+        shapes = tuple(self.builder.shape(source) for source in sources)
+        operator = shared_operator(
+            Scatter, shape=self.builder.shape(written.node), sources=shapes, num_written=num_written
+        )
+        self.define(written.tensor, self.add(operator, written.node, *sources))
+
+    def is_part(self, tensor: Tensor) -> bool:
+        """It shows less than what was written as a whole."""
         written = self._live.get(_key(tensor))
         whole = written.tensor.numel() if written else tensor.untyped_storage().nbytes() // tensor.element_size()
-        if tensor.numel() != whole or _has_repeats(tensor):
-            raise UnknownOperatorError(f"it writes {tensor.numel()} of the {whole} elements of a tensor in place")
-        self.define(tensor, node)
+        return tensor.numel() != whole or _has_repeats(tensor)
 
     def read(self, tensor: Tensor, dense: bool = False) -> int:
         """The node that an operator reads to get `tensor`, which may be a new `Constant`, `View` or `Copy`.
@@ -126,7 +150,7 @@ class Values:
             steps = (*steps, ("reshape", to))
         return self.add(shared_operator(Copy, shape=shape, to=to, method=method, steps=steps or ()), written.node)
 
-    def add(self, operator: Constant | View | Copy, *inputs: int) -> int:
+    def add(self, operator: Operator, *inputs: int) -> int:
         return self.builder.add(operator, *inputs, name=self.path)
 
     def _view(self, tensor: Tensor) -> int:
@@ -140,8 +164,10 @@ class Values:
 
     def _written(self, tensor: Tensor) -> _Written:
         key = _key(tensor)
-        if key in self._unknown:
-            raise UnknownOperatorError(f"it reads a second result, of shape {_shape(tensor)}, that no operator has")
+        if key in self._later:
+            whole, make = self._later[key]
+            self.define(whole, make())
+            del self._later[key]
         if key in self._live:
             return self._live[key]
         self.define_constant(tensor)
@@ -164,10 +190,6 @@ def share_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:
     return _key(tensor) in {_key(each) for each in others}
 
 
-def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _shape(tensor: Tensor) -> Shape:
     return tuple(tensor.shape)
 
@@ -177,7 +199,10 @@ def _steps(whole: Tensor, tensor: Tensor) -> Steps | None:
     offset = int(tensor.storage_offset() - whole.storage_offset())
     if offset < 0 or whole.element_size() != tensor.element_size():
         return None
-    return strided_steps(_shape(whole), whole.stride(), _shape(tensor), tensor.stride(), offset)
+    return _strided_steps(_shape(whole), whole.stride(), _shape(tensor), tensor.stride(), offset)
+
+
+_strided_steps = lru_cache(maxsize=1 << 14)(strided_steps)
 
 
 def _has_repeats(tensor: Tensor) -> bool:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from predictors import UnknownOperatorError
+from predictors.dynamic_conv import DynamicConv2d
+from predictors.indexing import Gather, GridSample, Scatter, Sort
 from predictors.operators import (
     OPERATORS,
     Activation,
@@ -33,6 +35,7 @@ from predictors.operators import (
     Resize,
     Shape,
     Softmax,
+    Unknown,
     View,
     broadcast_shape,
     operator_from_text,
@@ -40,6 +43,8 @@ from predictors.operators import (
     round_up,
     window_output,
 )
+from predictors.recurrent import Recurrent
+from predictors.volumes import Conv3d, Pool3d
 
 
 class Expected(NamedTuple):
@@ -203,6 +208,68 @@ CASES = (
         Concat(shapes=(IMAGE, (2, 1, 5, 5))), "concat(shapes=((2, 6, 5, 5), (2, 1, 5, 5)))",
         "concat", (2, 7, 5, 5), 0, 0, 300 + 50, 0, 350,
     ),
+    Expected(  # 6 heads of queries share 2 of keys and values
+        Attention(heads=6, query_length=5, key_length=7, head_dim=8, value_dim=4, key_heads=2),
+        "attention(heads=6, query_length=5, key_length=7, head_dim=8, value_dim=4, key_heads=2)",
+        "attention", (1, 6, 5, 4), 6 * 5 * 7 * 12, 0, 6 * 5 * 8 + 2 * 7 * 12, 0, 6 * 5 * 4,
+    ),
+    Expected(  # 2 * 3 positions; 4 gates of 5 * (8 inputs + 5 states), and two biases of each gate
+        Recurrent(shape=(2, 3, 8), hidden=5), "recurrent(shape=(2, 3, 8), hidden=5)",
+        "lstm", (2, 3, 5), 6 * 4 * 5 * 13, 4 * 5 * (13 + 2), 48, 4 * 5 * (13 + 2), 30,
+    ),
+    Expected(  # both directions, 3 gates, no biases, with first states of 2 * 2 * 5
+        Recurrent(shape=(2, 3, 8), hidden=5, method="gru", directions=2, bias=False, states=((2, 2, 5),)),
+        "recurrent(shape=(2, 3, 8), hidden=5, method='gru', directions=2, bias=False, states=((2, 2, 5),))",
+        "gru", (2, 3, 10), 6 * 2 * 3 * 5 * 13, 2 * 3 * 5 * 13, 48 + 20, 2 * 3 * 5 * 13, 60,
+    ),
+    Expected(  # a projection to 2: 4 gates of 5 * (8 + 2), and 5 * 2 for the projection
+        Recurrent(shape=(2, 3, 8), hidden=5, projection=2, bias=False),
+        "recurrent(shape=(2, 3, 8), hidden=5, bias=False, projection=2)",
+        "lstm", (2, 3, 2), 6 * (200 + 10), 210, 48, 210, 12,
+    ),
+    Expected(  # 3 rows of 8 picked by 3 indices
+        Gather(shape=(7, 8), indices=((3,),), to=(3, 8)), "gather(shape=(7, 8), indices=((3,),), to=(3, 8))",
+        "gather", (3, 8), 0, 0, 24 + 3, 0, 24,
+    ),
+    Expected(  # 3 rows of 8 written at 3 places; the other 4 rows are not touched
+        Scatter(shape=(7, 8), sources=((3, 8), (3,)), num_written=24),
+        "scatter(shape=(7, 8), sources=((3, 8), (3,)), num_written=24)", "scatter", (7, 8), 0, 0, 24 + 3, 0, 24,
+    ),
+    Expected(  # values and places of all
+        Sort(shape=(7, 8), axis=0), "sort(shape=(7, 8), axis=0)", "sort", (2, 7, 8), 0, 0, 56, 0, 2 * 56
+    ),
+    Expected(  # values and places of 3 of the 8
+        Sort(shape=(7, 8), count=3), "sort(shape=(7, 8), count=3)", "topk", (2, 7, 3), 0, 0, 56, 0, 2 * 21
+    ),
+    Expected(  # 4 values are weighted for each of 2 * 6 * 9; all of the image is read, and 2 * 9 places
+        GridSample(shape=IMAGE, grid=(2, 3, 3, 2)), "grid_sample(shape=(2, 6, 5, 5), grid=(2, 3, 3, 2))",
+        "grid_sample", (2, 6, 3, 3), 4 * 108, 0, 300 + 36, 0, 108,
+    ),
+    Expected(  # of a large image only what is interpolated
+        GridSample(shape=IMAGE, grid=(2, 1, 1, 2), method="nearest"),
+        "grid_sample(shape=(2, 6, 5, 5), grid=(2, 1, 1, 2), method='nearest')",
+        "grid_sample", (2, 6, 1, 1), 4 * 12, 0, 48 + 4, 0, 12,
+    ),
+    Expected(  # 3 - 2 + 1 = 2 along each axis, in 2 groups of 3 -> 2 channels, windows of 8
+        Conv3d(shape=(1, 6, 3, 3, 3), out_channels=4, kernel=(2, 2, 2), groups=2, bias=True),
+        "conv3d(shape=(1, 6, 3, 3, 3), out_channels=4, kernel=(2, 2, 2), groups=2, bias=True)",
+        "conv3d", (1, 4, 2, 2, 2), 4 * 8 * 3 * 8, 4 * 3 * 8 + 4, 6 * 27, 4 * 3 * 8 + 4, 32,
+    ),
+    Expected(
+        Pool3d(shape=(1, 6, 4, 4, 4), method="max", kernel=(2, 2, 2), stride=(2, 2, 2)),
+        "pool3d(shape=(1, 6, 4, 4, 4), method='max', kernel=(2, 2, 2), stride=(2, 2, 2))",
+        "max_pool3d", (1, 6, 2, 2, 2), 0, 0, 6 * 64, 0, 6 * 8,
+    ),
+    Expected(  # windows of 3x3 over 5x5: 3x3 positions; weights and biases are inputs
+        DynamicConv2d(shape=IMAGE, weight=(4, 3, 3, 3), groups=2, bias=True),
+        "dynamic_conv2d(shape=(2, 6, 5, 5), weight=(4, 3, 3, 3), groups=2, bias=True)",
+        "dynamic_conv2d", (2, 4, 3, 3), 2 * 4 * 9 * 3 * 9, 0, 300 + 4 * 3 * 9 + 4, 0, 72,
+    ),
+    Expected(  # whatever it computes, it reads 300 and 8 numbers and writes 150
+        Unknown(name="aten::sort.stable", shapes=(IMAGE, (8,)), to=(2, 75)),
+        "unknown(name='aten::sort.stable', shapes=((2, 6, 5, 5), (8,)), to=(2, 75))",
+        "unknown", (2, 75), 0, 0, 308, 0, 150,
+    ),
 )  # fmt: skip
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[f"{i}-{case.variant}" for i, case in enumerate(CASES)])
@@ -290,6 +357,46 @@ PADDED = (
         Elementwise(function="mul", shapes=((1, 8, 2, 2), (1, 8, 1, 1), (1, 1, 2, 2))),
     ),
     (Concat(shapes=((1, 3, 2, 2), (1, 5, 2, 2))), Concat(shapes=((1, 4, 2, 2), (1, 8, 2, 2)))),
+    (Recurrent(shape=(2, 3, 5), hidden=6), Recurrent(shape=(2, 3, 8), hidden=8)),
+    (
+        Recurrent(shape=(2, 3, 5), hidden=6, projection=3, states=((1, 2, 3), (1, 2, 6))),
+        Recurrent(shape=(2, 3, 8), hidden=8, projection=4, states=((1, 2, 4), (1, 2, 8))),
+    ),
+    (
+        Gather(shape=(7, 6), indices=((3,),), to=(3, 6)),
+        Gather(shape=(7, 8), indices=((3,),), to=(3, 8)),
+    ),
+    (  # 3 of 7 rows of 6 become 3 rows of 8
+        Scatter(shape=(7, 6), sources=((3, 6),), num_written=18),
+        Scatter(shape=(7, 8), sources=((3, 8),), num_written=24),
+    ),
+    (Scatter(shape=(7, 6), sources=(), num_written=6), Scatter(shape=(7, 8), sources=(), num_written=8)),
+    (Sort(shape=(3, 6), count=2), Sort(shape=(3, 8), count=2)),
+    (GridSample(shape=(1, 3, 2, 2), grid=(1, 2, 2, 2)), GridSample(shape=(1, 4, 2, 2), grid=(1, 2, 2, 2))),
+    (
+        Conv3d(shape=(1, 3, 2, 2, 2), out_channels=6, kernel=(1, 1, 1)),
+        Conv3d(shape=(1, 4, 2, 2, 2), out_channels=8, kernel=(1, 1, 1)),
+    ),
+    (  # depthwise with multiplier 2: more groups, not larger ones
+        Conv3d(shape=(1, 6, 2, 2, 2), out_channels=12, kernel=(1, 1, 1), groups=6),
+        Conv3d(shape=(1, 8, 2, 2, 2), out_channels=16, kernel=(1, 1, 1), groups=8),
+    ),
+    (
+        Pool3d(shape=(1, 3, 2, 2, 2), method="avg", kernel=(2, 2, 2), stride=(2, 2, 2)),
+        Pool3d(shape=(1, 4, 2, 2, 2), method="avg", kernel=(2, 2, 2), stride=(2, 2, 2)),
+    ),
+    (
+        DynamicConv2d(shape=(1, 6, 5, 5), weight=(10, 3, 3, 3), groups=2),
+        DynamicConv2d(shape=(1, 8, 5, 5), weight=(16, 4, 3, 3), groups=2),
+    ),
+    (
+        DynamicConv2d(shape=(1, 6, 5, 5), weight=(12, 1, 3, 3), groups=6),
+        DynamicConv2d(shape=(1, 8, 5, 5), weight=(16, 1, 3, 3), groups=8),
+    ),
+    (
+        Unknown(name="aten::sort", shapes=((1, 3, 2, 2), (5,)), to=(1, 2)),
+        Unknown(name="aten::sort", shapes=((1, 4, 2, 2), (8,)), to=(1, 4)),
+    ),
 )
 
 
@@ -331,6 +438,10 @@ UNREADABLE = (
     ("matmul(left=(2, 3), right=(4, 5))", "do not match"),
     ("attention(heads=2, query_length=5, key_length=7, head_dim=0, value_dim=4)", "head_dim must be positive"),
     ("attention(heads=2, query_length=5, key_length=7, head_dim=4, value_dim=4, mask=5)", "a shape is a tuple"),
+    (
+        "attention(heads=6, query_length=5, key_length=7, head_dim=8, value_dim=4, key_heads=4)",
+        "4 heads of keys do not",
+    ),
     ("pool2d(shape=(1, 8, 2, 2), method='max', kernel=(3, 3), stride=(1, 1))", "does not fit"),
     ("pool2d(shape=(1, 8, 2, 2), method='median', kernel=(2, 2), stride=(1, 1))", "unknown method 'median'"),
     ("adaptive_pool2d(shape=(1, 8, 2))", "expected 4 axes"),
@@ -340,6 +451,21 @@ UNREADABLE = (
     ("concat(shapes=((1, 8), (1, 7)), axis=2)", "axis 2 is not in 0..1"),
     ("concat(shapes=((1, 8), (2, 7)), axis=1)", "differ outside axis 1"),
     ("embedding(shape=(2, 5), num_rows=0, features=8)", "num_rows must be positive"),
+    ("recurrent(shape=(2, 8), hidden=5, method='lstn')", "unknown method 'lstn'; there are .*'lstm'"),
+    ("recurrent(shape=(8,), hidden=5)", r"steps of features.*found shape \(8,\)"),
+    ("recurrent(shape=(2, 8), hidden=5, projection=5)", "a projection below 5.*projection 5"),
+    ("sort(shape=(7, 8), axis=1)", r"axis 1 is neither -1 nor in 0\.\.0"),
+    ("sort(shape=(7, 8), count=9)", "9 of the elements of axis -1"),
+    ("scatter(shape=(7, 8), sources=((3, 8),), num_written=0)", "num_written must be positive"),
+    ("grid_sample(shape=(1, 8, 2, 2), grid=(1, 2, 2))", "expected 4 axes"),
+    ("conv3d(shape=(1, 6, 3, 3, 3), out_channels=4, kernel=(2, 2, 2), groups=4)", "groups 4 do not divide"),
+    ("conv3d(shape=(1, 6, 3, 3, 3), out_channels=4, kernel=(4, 2, 2))", "does not fit into"),
+    ("pool3d(shape=(1, 6, 3, 3, 3), method='max', kernel=(4, 2, 2), stride=(1, 1, 1))", "does not fit into"),
+    ("dynamic_conv2d(shape=(2, 6, 5, 5), weight=(4, 2, 3, 3), groups=2)", "2 groups of weights .* do not fit"),
+    ("dynamic_conv2d(shape=(2, 6, 2, 5), weight=(4, 6, 3, 3))", "do not fit into"),
+    ("unknown(name='', shapes=(), to=(1,))", "a text without spaces, found ''"),
+    ("unknown(name='a + b', shapes=(), to=(1,))", "a text without spaces, found 'a . b'"),
+    ("unknown(name='sort', shapes=((0,),), to=(1,))", r"positive integers, found \(0,\)"),
 )
 
 
