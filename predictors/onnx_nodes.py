@@ -6,11 +6,11 @@ by nobody else. Operators that ONNX lacks get the domain 'whole'; the others bec
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 WHOLE = "whole"
 """Domain of operators that only patterns make."""
@@ -32,28 +32,8 @@ class OnnxNode:
     """What a whole operator stands for, to be run instead if it turns out to be another one."""
 
 
-def nodes_of(graph: onnx.GraphProto) -> list[OnnxNode]:
-    """The nodes of a graph, in its order."""
-    return [_node(each) for each in graph.node]
-
-
-def with_whole_operators(nodes: Sequence[OnnxNode], ranks: Mapping[str, int], outputs: Iterable[str]) -> list[OnnxNode]:
-    """The same network with whole operators in place of their parts.
-
-    Args:
-        nodes: in topological order.
-        ranks: number of axes of each initializer.
-        outputs: names that leave the graph.
-    """
-    for patterns in _PASSES:
-        nodes = _replaced(nodes, patterns, ranks, outputs)
-    return list(nodes)
-
-
-# ------------------------------------------------------------------------------------------------------------ private
-
-
-def _node(proto: onnx.NodeProto) -> OnnxNode:
+def node_of(proto: onnx.NodeProto) -> OnnxNode:
+    """One node of a graph."""
     written = {each.key: each.value for each in proto.metadata_props}
     scopes = written.get("pkg.torch.onnx.name_scopes", "")[1:-1].split(", ")  # "['', 'stages', 'stages.0', 'conv2d']"
     module = scopes[-2].strip("'\"") if len(scopes) > 1 else ""
@@ -68,9 +48,45 @@ def _node(proto: onnx.NodeProto) -> OnnxNode:
     )
 
 
+def with_whole_operators(nodes: Sequence[OnnxNode], ranks: Mapping[str, int], outputs: Iterable[str]) -> list[OnnxNode]:
+    """The same network with whole operators in place of their parts.
+
+    Args:
+        nodes: in topological order.
+        ranks: number of axes of each initializer.
+        outputs: names that leave the graph.
+    """
+    for patterns in _PASSES:
+        nodes = _replaced(nodes, patterns, ranks, outputs)
+    return _with_flattened_means(nodes, outputs)
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
 def _attribute(proto: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(proto)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+FLATTENED = "flattened"
+"""Attribute of a mean that only a change of shape reads, as of the pooling before a classifier."""
+
+
+def _with_flattened_means(nodes: Sequence[OnnxNode], outputs: Iterable[str]) -> list[OnnxNode]:
+    """torch's new exporter writes pooling as a mean; simplifiers take away by what `classes` told them apart."""
+    readers: dict[str, set[str]] = {name: {""} for name in outputs}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.op_type)
+    return [
+        replace(node, attributes={**node.attributes, FLATTENED: 1})
+        if node.op_type == "ReduceMean"
+        and not node.classes
+        and readers.get(node.outputs[0], {""}) <= {"Flatten", "Reshape", "Squeeze"}
+        else node
+        for node in nodes
+    ]
 
 
 _KEEPS_RANK = ("Transpose", "DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Sqrt")
@@ -91,6 +107,8 @@ class _View:
                 self.ranks[node.outputs[0]] = int("value_floats" in node.attributes or "value_ints" in node.attributes)
             elif node.op_type in _KEEPS_RANK and node.inputs[0] in self.ranks:
                 self.ranks[node.outputs[0]] = self.ranks[node.inputs[0]]
+        self.ones = {name for node in nodes for name in node.outputs if _is_one(node)}
+        """Constants that are the number one."""
         self._constant = set(ranks)
         for node in nodes:
             if node.op_type in ("Shape", "Constant") or all(not name or name in self._constant for name in node.inputs):
@@ -113,6 +131,15 @@ class _View:
         return (first, second) if self.is_constant(first) else (second, first)
 
 
+def _is_one(node: OnnxNode) -> bool:
+    if node.op_type != "Constant":
+        return False
+    tensor = node.attributes.get("value")
+    if not isinstance(tensor, onnx.TensorProto) or list(tensor.dims) not in ([], [1]):
+        return False
+    return tensor.data_type == onnx.TensorProto.FLOAT and bool(numpy_helper.to_array(tensor).reshape(-1) == 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Match:
     """What stands in place of the parts. The last part's name is kept."""
@@ -132,6 +159,7 @@ def _replaced(
     outputs: Iterable[str],
 ) -> list[OnnxNode]:  # fmt: skip
     view = _View(nodes, ranks, outputs)
+    places = {node.outputs[0]: place for place, node in enumerate(nodes) if node.outputs}
     gone: set[str] = set()  # by the output, which only one node writes
     found: dict[str, OnnxNode] = {}
     for node in reversed(nodes):
@@ -145,7 +173,7 @@ def _replaced(
             found[node.outputs[0]] = OnnxNode(
                 op_type=match.op_type, domain=match.domain, inputs=match.inputs, outputs=node.outputs[:1],
                 attributes=match.attributes, path=node.path, classes=node.classes,
-                parts=(*(each for each in nodes if each in match.parts), node),
+                parts=(*sorted(match.parts, key=lambda part: places[part.outputs[0]]), node),
             )  # fmt: skip
             break
     kept = []
@@ -166,6 +194,47 @@ def _linear(add: OnnxNode, view: _View) -> _Match | None:
             if view.is_constant(product.inputs[0]) or view.ranks.get(bias) != 1 or not view.is_constant(bias):
                 return None
             return _Match("Linear", (*product.inputs, bias), (product,), domain=WHOLE)
+    return None
+
+
+def _add_product(add: OnnxNode, view: _View) -> _Match | None:
+    """torch's addcmul, which is one kernel: the old exporter multiplies by its factor of one, the new one says so."""
+    for name, added in (add.inputs, add.inputs[::-1]):
+        product = view.made_by(name, "Mul")
+        if not product:
+            continue
+        if all(each.classes.endswith("aten.addcmul.default']") for each in (add, product)):
+            return _Match("AddCMul", (added, *product.inputs), (product,), domain=WHOLE)
+        for inner_name, factor in (product.inputs, product.inputs[::-1]):
+            inner = view.made_by(inner_name, "Mul") if factor in view.ones else None
+            if inner:
+                return _Match("AddCMul", (added, *inner.inputs), (inner, product), domain=WHOLE)
+    return None
+
+
+def _integer_product(scaled: OnnxNode, view: _View) -> _Match | None:
+    """Products of integers, as floats, times the scales of both: one kernel in every runtime that has integers."""
+    for name, scale in (scaled.inputs, scaled.inputs[::-1]):
+        cast = view.made_by(name, "Cast")
+        product = view.made_by(cast.inputs[0], "MatMulInteger", "ConvInteger") if cast else None
+        if not cast or not product:
+            continue
+        scales = view.made_by(scale, "Mul")
+        if not scales and not view.is_constant(scale):
+            return None
+        kind = "IntegerProduct" if product.op_type == "MatMulInteger" else "IntegerConv"
+        parts = (product, cast, *([scales] if scales else []))
+        return _Match(kind, product.inputs[:2], parts, product.attributes, WHOLE)
+    return None
+
+
+def _integer_product_and_bias(add: OnnxNode, view: _View) -> _Match | None:
+    for name, bias in (add.inputs, add.inputs[::-1]):
+        product = view.made_by(name, "IntegerProduct", "IntegerConv")
+        if product and len(product.inputs) == 2 and view.is_constant(bias):
+            if product.op_type == "IntegerProduct" and view.ranks.get(bias) != 1:
+                return None
+            return _Match(product.op_type, (*product.inputs, bias), (product,), product.attributes, WHOLE)
     return None
 
 
@@ -284,12 +353,12 @@ def _is_last_axis(node: OnnxNode) -> bool:
 
 
 def _gelu(end: OnnxNode, view: _View) -> _Match | None:
-    """x * (1 + erf(x / sqrt(2))) / 2 in any order of the products."""
+    """x * (1 + erf(x / sqrt(2))) / 2 in any order of the products; simplifiers move the half into the next weights."""
     factors, parts = _factors(end, view)
     ones = [each for name in factors if (each := view.made_by(name, "Add"))]
     numbers = [name for name in factors if view.is_constant(name)]
     rest = [name for name in factors if not view.is_constant(name) and not (ones and name == ones[0].outputs[0])]
-    if len(ones) != 1 or len(numbers) != 1 or len(rest) != 1 or (both := view.constant_and_other(ones[0])) is None:
+    if len(ones) != 1 or len(numbers) > 1 or len(rest) != 1 or (both := view.constant_and_other(ones[0])) is None:
         return None
     erf = view.made_by(both[1], "Erf")
     scaled = view.made_by(erf.inputs[0], "Div", "Mul") if erf else None
@@ -360,12 +429,12 @@ def _roll(concat: OnnxNode, view: _View) -> _Match | None:
 
 _PASSES: tuple[Mapping[str, Sequence[_Pattern]], ...] = (
     {
-        "Add": (_layer_norm, _group_norm, _linear),
+        "Add": (_add_product, _layer_norm, _group_norm, _linear),
         "Div": (_layer_norm, _rms_norm),
-        "Mul": (_gelu, _gated, _rms_norm),
+        "Mul": (_integer_product, _gelu, _gated, _rms_norm),
         "Where": (_prelu, _softplus),
         "Concat": (_roll,),
         "Reshape": (_swapped_axes,),
     },
-    {"MatMul": (_attention,)},
+    {"MatMul": (_attention,), "Add": (_integer_product_and_bias,)},
 )
