@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from predictors.operators import nearest_names
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping."""
@@ -33,7 +35,7 @@ def named_file(name: str | Path, folders: Iterable[Path], what: str) -> Path:
     found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
     if not found:
         known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        raise ValueError(f"unknown {what} {str(name)!r}; there are {known}")
+        raise ValueError(f"unknown {what} {str(name)!r}{nearest_names(str(name), known)}; there are {known}")
     return found[0]
 
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,31 +9,10 @@ from nas.export import input_shape
 from nas.objectives import METRICS
 from nas.result import Candidate, SearchResult
 from predictors.device import Device
+from predictors.explanation.roofs import roofs
+from predictors.explanation.text import number_text, time_text
 from predictors.latency import PROVENANCES, KernelPrediction, Prediction
 from predictors.operators import Shape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roof:
-    """One level of memory under the peak: attainable FLOP/s = min(peak, intensity * bandwidth)."""
-
-    name: str
-    bandwidth: float
-    peak_flops: float
-
-    @property
-    def ridge_point(self) -> float:
-        """FLOP per byte from which on the peak decides."""
-        return self.peak_flops / self.bandwidth
-
-    @property
-    def text(self) -> str:
-        """'dram: 900 GB/s, ridge point 124 FLOP/byte'."""
-        bandwidth, ridge_point = number_text(self.bandwidth / 1e9), number_text(self.ridge_point)
-        return f"{self.name}: {bandwidth} GB/s, ridge point {ridge_point} FLOP/byte"
-
-    def attainable_flops(self, intensity: float) -> float:
-        return min(self.peak_flops, intensity * self.bandwidth)
 
 
 def scaled(metrics: Mapping[str, float], name: str) -> float:
@@ -47,25 +25,14 @@ def axis_title(name: str) -> str:
     return f"{METRICS[name].title} ({METRICS[name].unit})"
 
 
-def number_text(value: float) -> str:
-    """At least three significant digits, never an exponent.
-
-    >>> [number_text(value) for value in (0.012345, 3.14159, 42.25, 1234.5)]
-    ['0.0123', '3.14', '42.2', '1234']
-    """
-    return f"{value:.{_decimals(value, 3)}f}" if value else "0"
-
-
 def metric_text(metrics: Mapping[str, float], name: str) -> str:
     """'3.14 ms'."""
     return f"{number_text(scaled(metrics, name))} {METRICS[name].unit}"
 
 
 def latency_text(candidate: Candidate) -> str:
-    """'3.14 ± 0.20 ms': two significant digits of the standard deviation, and as many decimals of the latency."""
-    latency_ms, std_ms = 1e3 * candidate.metrics["latency_s"], 1e3 * candidate.latency_std_s
-    digits = _decimals(std_ms, 2)
-    return f"{latency_ms:.{digits}f} ± {std_ms:.{digits}f} ms"
+    """'3.14 ± 0.20 ms'."""
+    return time_text(candidate.metrics["latency_s"], candidate.latency_std_s)
 
 
 def accuracy_percent(candidate: Candidate) -> float:
@@ -131,13 +98,6 @@ def provenance_shares(predictions: Iterable[Prediction]) -> dict[str, float]:
     return {provenance: seconds / total for provenance, seconds in totals.items()}
 
 
-def roofs(device: Device, dtype: str) -> list[Roof]:
-    """The device's roofs in a dtype, from the memory that holds everything to the smallest cache."""
-    peak_flops = device.peak_flops(dtype)
-    levels = reversed(device.memory)
-    return [Roof(name=level.name, bandwidth=level.bandwidth.value, peak_flops=peak_flops) for level in levels]
-
-
 def front_predictions(result: SearchResult) -> list[Prediction]:
     """Predictions of the front, or of all candidates where it is empty."""
     positions = result.front or range(len(result.candidates))
@@ -161,8 +121,3 @@ def relative_hypervolumes(result: SearchResult) -> list[float]:
     """Percent of the last hypervolume after each candidate; all 0 where the front is empty."""
     last = result.hypervolumes[-1]
     return [100.0 * each / last if last else 0.0 for each in result.hypervolumes]
-
-
-def _decimals(value: float, num_significant: int) -> int:
-    """Decimals that show so many significant digits of a value."""
-    return max(0, num_significant - 1 - int(np.floor(np.log10(abs(value))))) if value else num_significant

@@ -17,18 +17,17 @@ from nas.report.breakdown import (
     intensity_range,
     latency_text,
     metric_text,
-    number_text,
     relative_hypervolumes,
-    roofs,
     scaled,
     staircase,
     time_by_kind,
 )
 from nas.report.chosen import ChosenSubnet
 from nas.result import Candidate, SearchResult
+from predictors.explanation.figures import figure_of
+from predictors.explanation.roofs import roofs
+from predictors.explanation.text import number_text
 from predictors.latency import PROVENANCES, KernelPrediction, Prediction
-
-_GRID = {"gridcolor": "#e7ecf0", "zeroline": False, "linecolor": style.FAINT, "showline": True, "ticks": "outside"}
 
 
 def front_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Figure:
@@ -51,7 +50,7 @@ def front_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Fig
     ]
     axes = [name for name in result.candidates[0].metrics if name != "error"]
     axes.sort(key=lambda name: name != "latency_s")
-    figure = _figure(height=560, hovermode="closest")
+    figure = figure_of(height=560, hovermode="closest")
     figure.add_trace(
         go.Scatter(
             **_front_line(result, axes[0]), mode="lines", showlegend=False, hoverinfo="skip",
@@ -86,7 +85,7 @@ def front_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Fig
 
 def hypervolume_figure(result: SearchResult) -> go.Figure:
     """Hypervolume of the front after each candidate, as a share of the last one."""
-    figure = _figure(height=340)
+    figure = figure_of(height=340)
     figure.add_trace(
         go.Scatter(
             x=list(range(1, len(result.hypervolumes) + 1)), y=relative_hypervolumes(result), mode="lines",
@@ -105,7 +104,7 @@ def kernels_figure(prediction: Prediction, limit_ms: float) -> go.Figure:
     `limit_ms` is the right end of the axis, so that several networks compare.
     """
     by_kind = time_by_kind(prediction)
-    figure = _figure(height=130 + 28 * (len(by_kind) + 1), barmode="stack", bargap=0.3)
+    figure = figure_of(height=130 + 28 * (len(by_kind) + 1), barmode="stack", bargap=0.3)
     names = [escape(kind) for kind in by_kind]
     for provenance in PROVENANCES:
         times_ms = [1e3 * seconds[provenance] for seconds in by_kind.values()]
@@ -122,7 +121,7 @@ def kernels_figure(prediction: Prediction, limit_ms: float) -> go.Figure:
 
 def roofline_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Figure:
     """Attained FLOP/s against FLOP per byte, both logarithmic: the device's roofs and the kernels of some networks."""
-    figure = _figure(height=600, hovermode="closest")
+    figure = figure_of(height=600, hovermode="closest")
     low, high = intensity_range(result.predictor.device, result.predictor.dtype, [each.prediction for each in chosen])
     for roof, (dash, _) in zip(roofs(result.predictor.device, result.predictor.dtype), cycle(style.DASHES)):
         ridge = roof.ridge_point
@@ -151,20 +150,6 @@ def roofline_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.
 
 
 # ------------------------------------------------------------------------------------------------------------ private
-
-
-def _figure(**layout: Any) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none", paper_bgcolor="white", plot_bgcolor="white", autosize=True,
-        font={"family": "system-ui, Roboto, 'Liberation Sans', Arial, sans-serif", "size": 13, "color": style.INK},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin={"l": 64, "r": 16, "t": 24, "b": 60}, hoverlabel={"bgcolor": "white", "align": "left"},
-    )  # fmt: skip
-    figure.update_xaxes(**_GRID)
-    figure.update_yaxes(**_GRID)
-    figure.update_layout(**layout)
-    return figure
 
 
 def _values(group: Sequence[Candidate], name: str) -> list[float]:

@@ -5,9 +5,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-import plotly.graph_objects as go
 import yaml
-from plotly.offline import get_plotlyjs
 
 from nas.export import input_shape
 from nas.objectives import METRICS
@@ -21,18 +19,16 @@ from nas.report.breakdown import (
     latency_text,
     longest_bar_s,
     metric_text,
-    number_text,
     provenance_shares,
     size_text,
 )
 from nas.report.chosen import ChosenSubnet
 from nas.result import Ending, SearchResult
+from predictors.explanation.document import document, figure_html, section, shares_bar, sources_table, table
+from predictors.explanation.text import number_text
 from predictors.latency import Prediction
 
 _DISTRIBUTIONS = ("ridgeline-nas", "torch", "optuna", "numpy", "onnx", "plotly")
-_ONLY_WHAT_IS_IN_THE_FILE = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
 _SUBNET_FILES = ("arch.json", "weights.safetensors", "model.onnx")
 
 
@@ -49,20 +45,14 @@ def page(
     title = f"{result.space.name} on {result.predictor.device.name}"
     sections = (
         _summary(result, data_name, exported),
-        _section("The front", _front(result, chosen)),
-        _section("Chosen subnets", _chosen(result, chosen, exported)),
-        _section("Where the time goes", _kernels(chosen)),
-        _section("Under the roofline", _roofline(result, chosen)),
-        _section("Progress of the search", _hypervolume(result)),
-        _section("How this was made", _provenance(result, command, config_text)),
+        section("The front", _front(result, chosen)),
+        section("Chosen subnets", _chosen(result, chosen, exported)),
+        section("Where the time goes", _kernels(chosen)),
+        section("Under the roofline", _roofline(result, chosen)),
+        section("Progress of the search", _hypervolume(result)),
+        section("How this was made", _provenance(result, command, config_text)),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_ONLY_WHAT_IS_IN_THE_FILE}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{style.CSS}</style>\n<script>{get_plotlyjs()}</script>\n"
-        f"</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    return document(title, "".join(sections))
 
 
 # ----------------------------------------------------------------------------------------------------------- sections
@@ -108,7 +98,7 @@ def _front(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
         "<p>Lower left is better; for intensity, lower right. Point at a candidate for its arch and all its figures. "
         "The menu under the picture changes the axis; drag to zoom, double-click to go back. Candidates of the front "
         "away from the line are there for another objective.</p>"
-        f"{_figure_html(figures.front_figure(result, chosen))}"
+        f"{figure_html(figures.front_figure(result, chosen))}"
         f'<p class="note">{files}.</p>'
     )
 
@@ -125,7 +115,7 @@ def _chosen(result: SearchResult, chosen: Sequence[ChosenSubnet], exported: bool
         ["arch", *(f"<details><summary>show</summary>{_arch_html(each.arch)}</details>" for each in candidates)],
         ["files", *(_links(subnet) if exported else "not exported" for subnet in chosen)],
     ]
-    return _table(["", *(subnet.title for subnet in chosen)], rows)
+    return table(["", *(subnet.title for subnet in chosen)], rows)
 
 
 def _links(subnet: ChosenSubnet) -> str:
@@ -139,7 +129,7 @@ def _kernels(chosen: Sequence[ChosenSubnet]) -> str:
         prediction = subnet.prediction
         latency = latency_text(subnet.candidate)
         parts.append(f"<h3>{escape(subnet.title)}: {latency}, {len(prediction.kernels)} kernels</h3>")
-        parts.append(_figure_html(figures.kernels_figure(prediction, limit_ms)))
+        parts.append(figure_html(figures.kernels_figure(prediction, limit_ms)))
         parts.append(f"<details><summary>Every kernel</summary>{_kernel_table(prediction)}</details>")
     return "".join(parts)
 
@@ -160,7 +150,7 @@ def _kernel_table(prediction: Prediction) -> str:
         ]
         for kernel in prediction.kernels
     ]
-    return _table(header, rows, numbers=(2, 3, 4, 6), texts=(8,))
+    return table(header, rows, numbers=(2, 3, 4, 6), texts=(8,))
 
 
 def _roofline(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
@@ -174,7 +164,7 @@ def _roofline(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
         f"decides, under the flat roof the peak of {number_text(device.peak_flops(dtype) / 1e9)} GFLOP/s in "
         f"{escape(dtype)} does. Kernels that only move data have no place here "
         f"({', '.join(hidden)} kernels of the networks).</p>"
-        f"{_figure_html(figures.roofline_figure(result, chosen))}"
+        f"{figure_html(figures.roofline_figure(result, chosen))}"
     )
 
 
@@ -186,7 +176,7 @@ def _hypervolume(result: SearchResult) -> str:
     share = result.accuracy_s / result.total_s if result.total_s else 0.0
     return (
         f"<p>The volume that the front dominates, up to the reference point ({escape(reference)}).</p>"
-        f"{_figure_html(figures.hypervolume_figure(result))}"
+        f"{figure_html(figures.hypervolume_figure(result))}"
         f'<p class="note">The search took {result.total_s:.1f} s, {share:.0%} of it for accuracies.</p>'
     )
 
@@ -196,14 +186,10 @@ def _provenance(result: SearchResult, command: str, config_text: str) -> str:
     versions = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
     facts = {"python": platform.python_version(), **versions, "platform": platform.platform(), "seed": seed}
     device = result.predictor.device
-    names: dict[str, list[str]] = {}
-    for name, source in device.sources().items():
-        names.setdefault(source, []).append(name)
-    sources = [[escape(", ".join(of_source)), escape(source)] for source, of_source in names.items()]
     return (
         f"<h3>Command</h3><pre>{escape(command)}</pre><h3>Versions and seed</h3>"
-        f"{_table(['what', 'value'], [[escape(name), escape(str(value))] for name, value in facts.items()])}"
-        f"<h3>Sources of the numbers of {escape(device.name)}</h3>{_table(['number', 'source'], sources, texts=(0, 1))}"
+        f"{table(['what', 'value'], [[escape(name), escape(str(value))] for name, value in facts.items()])}"
+        f"<h3>Sources of the numbers of {escape(device.name)}</h3>{sources_table(device.sources())}"
         f"<details><summary>Composed config</summary><pre>{escape(config_text)}</pre></details>"
     )
 
@@ -211,40 +197,8 @@ def _provenance(result: SearchResult, command: str, config_text: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- pieces
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>\n"
-
-
-def _figure_html(figure: go.Figure) -> str:
-    config = {"responsive": True, "displayModeBar": False}
-    return f'<div class="figure">{figure.to_html(full_html=False, include_plotlyjs=False, config=config)}</div>'
-
-
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), texts: Iterable[int] = ()
-) -> str:
-    """A table of cells that are HTML already; `numbers` and `texts` are the columns to set as such."""
-    kinds = {**dict.fromkeys(numbers, ' class="number"'), **dict.fromkeys(texts, ' class="text"')}
-    head = "".join(f"<th{kinds.get(index, '')}>{escape(name)}</th>" for index, name in enumerate(header))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kinds.get(index, '')}>{cell}</td>" for index, cell in enumerate(row)) + "</tr>\n"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-
-
 def _provenance_bar(predictions: Iterable[Prediction]) -> str:
-    shares = provenance_shares(predictions)
-    parts = "".join(
-        f'<span style="width:{100 * share:.2f}%;background:{style.PROVENANCE_COLORS[provenance]}"></span>'
-        for provenance, share in shares.items()
-    )
-    keys = "".join(
-        f'<span class="key"><i style="background:{style.PROVENANCE_COLORS[provenance]}"></i>'
-        f"{share:.0%} {style.PROVENANCE_WORDS[provenance]}</span>"
-        for provenance, share in shares.items()
-    )
-    return f'<div class="bar">{parts}</div><p>{keys}</p>'
+    return shares_bar(provenance_shares(predictions), style.PROVENANCE_COLORS, style.PROVENANCE_WORDS)
 
 
 def _arch_html(arch: Mapping[str, int]) -> str:

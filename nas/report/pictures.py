@@ -17,13 +17,13 @@ from nas.report.breakdown import (
     intensity_range,
     longest_bar_s,
     relative_hypervolumes,
-    roofs,
     scaled,
     staircase,
     time_by_kind,
 )
 from nas.report.chosen import ChosenSubnet
 from nas.result import Candidate, SearchResult
+from predictors.explanation.roofs import roofs
 from predictors.latency import PROVENANCES
 
 
