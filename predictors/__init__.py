@@ -5,6 +5,7 @@ Needs numpy and PyYAML only; torch is imported by `trace` and `read_onnx`, when 
 
 from typing import TYPE_CHECKING, Any
 
+from predictors import dynamic_conv, indexing, recurrent, volumes  # noqa: F401  # so that tables know their operators
 from predictors.calibration import ClassPrior, MeasuredNetwork, calibrate, choose_networks
 from predictors.cost import Cost, kernel_cost, peak_memory_bytes
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
@@ -15,11 +16,13 @@ from predictors.latency import KernelPrediction, LatencyPredictor, Prediction
 from predictors.lookup_table import LookupTable, Measurement, TableHeader, append_measurement
 from predictors.ncnn_param import read_ncnn_param
 from predictors.operators import Operator, UnknownOperatorError
+from predictors.precision import with_precision
 from predictors.predict_many import Predictions
 from predictors.roofline import Roofline, roofline
 from predictors.sections import Position, Section, join
 
 if TYPE_CHECKING:
+    from predictors.explanation.summary import summary as summary
     from predictors.onnx_reader import read_onnx as read_onnx
     from predictors.tracing import trace as trace
 
@@ -62,12 +65,14 @@ __all__ = [
     "read_onnx",
     "roofline",
     "save_device",
+    "summary",
     "trace",
+    "with_precision",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`trace` and `read_onnx` need torch, so they are imported when they are asked for."""
+    """`trace` and `read_onnx` need torch, `summary` more than most users do; each is imported when it is asked for."""
     if name == "trace":
         from predictors.tracing import trace
 
@@ -76,4 +81,8 @@ def __getattr__(name: str) -> Any:
         from predictors.onnx_reader import read_onnx
 
         return read_onnx
+    if name == "summary":
+        from predictors.explanation.summary import summary
+
+        return summary
     raise AttributeError(f"module 'predictors' has no attribute {name!r}")

@@ -1,8 +1,11 @@
 """A device's rates, refitted from a handful of whole networks that were measured on it.
 
-Without tables the class efficiencies are fitted (`predictors.class_terms`, `predictors.rates`), regularised to what the
-device's file says or to what other devices reach; with tables only what the runtime does between the kernels is.
-The runtime's semantics (what fuses, whether dead branches run) are chosen by how well networks left out are predicted.
+Without tables two models are fitted: rates by class and extent (`predictors.regimes`, `predictors.extent_rates`), and
+class efficiencies (`predictors.class_terms`, `predictors.rates`). The former take what the device's file says as one
+regime among others, the latter are regularised to it, or to what other devices reach. Networks that are left out
+decide. With tables only what the runtime does between the kernels is fitted.
+The runtime's semantics (what fuses, whether dead branches run) are chosen by the evidence of the regimes, or by how
+well class efficiencies predict networks that are left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,12 +34,16 @@ from predictors.class_terms import (
 from predictors.correction import correct
 from predictors.cost import kernel_cost
 from predictors.device import ANY_CLASS, ClassEfficiency, Device, Quantity
-from predictors.fusion import FusionRule, Runtime, fuse, load_runtime
+from predictors.device_sheet import device_sheet, sheet_classes
+from predictors.extent_rates import extent_rates
+from predictors.fitted_rates import FittedRates
+from predictors.fusion import FusionRule, Kernel, Runtime, fuse, load_runtime
 from predictors.graph import Graph
 from predictors.latency import UNKNOWN_EFFICIENCY, LatencyPredictor
 from predictors.lookup_table import LookupTable
 from predictors.paths import shipped
 from predictors.rates import Array, RatePrior, Rates, choose_rows, fit_rates, leave_one_out
+from predictors.regimes import choose_by_evidence, fit_mixture, kernel_work, leave_networks_out
 from predictors.roofline import roofline
 
 MIN_NETWORKS = 3
@@ -47,6 +54,13 @@ _FASTER_THAN_ROOFLINE = 10.0
 _CONTRADICTION = 1.1
 _MARGIN = 2.0
 """A runtime other than the device's own must be so much more likely, as a logarithm, to be chosen."""
+_PRIOR_ODDS = 1000.0
+"""How much likelier networks that are left out must be without a prior than with it for the prior to be dropped."""
+_MISFIT = 4.0
+"""Mean square of errors over expected ones from which on a prior is said to be doubtful: on ncnn's runs it warns of the
+one device that it harmed most, and of 3 in 52 others."""
+_FREEDOM = 4.0
+"""Degrees of freedom of Student-t errors."""
 _SPREAD_STRENGTH = 6.0
 """What the expected deviation counts for against that of the networks left out, in networks."""
 _TAILS = 1.2
@@ -81,16 +95,19 @@ def calibrate(
 ) -> Device:
     """The device with its numbers refitted to measured whole networks; it predicts at once and can be saved.
 
-    Without tables: shares of the peaks and seconds per kernel of every class, and `network_overhead`; with tables what
-    `predictors.correction.correct` fits. None is negative, so that more work never takes less time. `network_spread` is
-    the deviation of ln(measured / predicted) that networks left out have, shrunk to the one that the fit expects.
+    Without tables: rates by class and extent of the output (`predictors.regimes`), or one share of the peaks for each
+    class where that predicts networks that are left out much better, as with networks of all sorts; with a prior the
+    latter. With tables what `predictors.correction.correct` fits. No number is negative, so that more work never takes
+    less time. `network_spread` is the deviation of ln(measured / predicted) that networks have beside what their
+    kernels err.
 
     Args:
         measured: at least three different networks with their seconds, and their dtype where they differ in it.
         dtype: of the networks that do not say theirs; None takes the device's usual one.
         runtime: whose fusion rules hold; None tries those of the device and of all known runtimes.
         tables: measured kernels; None takes the device's own, an empty sequence none.
-        prior: what other devices reach; None regularises to the device's own file.
+        prior: what other devices reach; None regularises to the device's own file. It is not used, with a warning,
+            where networks that are left out are far likelier without it.
 
     Raises:
         ValueError: fewer than three networks, a time that is not positive, times that are in another unit.
@@ -105,11 +122,21 @@ def calibrate(
             raise ValueError(f"with tables a calibration is for one dtype, found {dtypes}")
         pairs = [(network.graph, network.latency_s) for network in networks]
         return correct(device, pairs, dtype=dtypes[0], runtime=candidates[0].name, tables=tables)
-    fits = [_fit(device, candidate, networks, prior) for candidate in candidates]
-    best = max(fits, key=lambda fit: fit.evidence)
-    if best.evidence < fits[0].evidence + _MARGIN:
-        best = fits[0]
-    return best.device
+    candidates = _distinct(candidates, networks)
+    if prior is None:
+        by_regimes, by_class = _by_regimes(device, candidates, networks), _by_class(device, candidates, networks, None)
+        return _best([by_regimes, by_class], _MARGIN).device
+    found = _best([_by_class(device, candidates, networks, each) for each in (prior, None)], log(_PRIOR_ODDS))
+    if found.prior is None:
+        _warn(
+            f"the prior of {prior.source} makes networks that are left out less likely than none does: it is not used"
+        )
+    elif found.misfit > _MISFIT:
+        _warn(
+            f"networks that are left out lie {found.misfit**0.5:.1f} times as far off as the prior of {prior.source} "
+            "lets expect: this device may be unlike those; compare with no prior"
+        )
+    return found.device
 
 
 def choose_networks(
@@ -143,8 +170,13 @@ class _Network(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fit:
+    """A device as fitted, and of its networks, each predicted from the others, the ln(likelihood) and the mean square
+    of what they are off over what was expected."""
+
     device: Device
     evidence: float
+    misfit: float
+    prior: ClassPrior | None = None
 
 
 def _network(each: Sequence[object], dtype: str) -> _Network:
@@ -233,14 +265,37 @@ def _runtime_names() -> list[str]:
     return sorted(file.stem for file in shipped("runtime").glob("*.yaml"))
 
 
-def _fit(
+def _distinct(candidates: Sequence[Runtime], networks: Sequence[_Network]) -> list[Runtime]:
+    """Runtimes that run other kernels than those before them."""
+    found: dict[tuple[tuple[Kernel, ...], ...], Runtime] = {}
+    for runtime in candidates:
+        kernels = tuple(
+            tuple(node.kernel for node in fuse(network.graph, runtime, network.dtype)) for network in networks
+        )
+        found.setdefault(kernels, runtime)
+    return list(found.values())
+
+
+def _best(fits: Sequence[_Fit], margin: float = 0.0) -> _Fit:
+    """That which predicts left-out networks best; the first one has the benefit of the doubt."""
+    best = max(fits, key=lambda fit: fit.evidence)
+    return best if best.evidence > fits[0].evidence + margin else fits[0]
+
+
+def _by_class(
+    device: Device, candidates: Sequence[Runtime], networks: Sequence[_Network], prior: ClassPrior | None
+) -> _Fit:
+    """Class rates, under the runtime that predicts left-out networks best."""
+    return _best([_fit_classes(device, candidate, networks, prior) for candidate in candidates], _MARGIN)
+
+
+def _fit_classes(
     device: Device,
     runtime: Runtime,
     networks: Sequence[_Network],
     prior: ClassPrior | None,
 ) -> _Fit:
-    name = runtime.name if runtime.name in _runtime_names() else device.runtime
-    base = device.in_runtime(name)
+    base = device.in_runtime(_named(device, runtime))
     count = len(networks)
     source = f"calibrated on {count} whole networks, {date.today().isoformat()}"
     measured_N = np.array([network.latency_s for network in networks])
@@ -255,19 +310,91 @@ def _fit(
     spread = _spread(residual_N, rates.log_std(amounts_NT), expected_N)
     source = f"{source}; regularised to {prior.source if prior else 'the numbers before'}"
     counts = _class_counts(networks, runtime)
-    fitted = replace(
+    numbers = _Numbers(
+        efficiency=_efficiencies(terms, rates, dtypes, counts, source),
+        fitted={},
+        network_overhead=Quantity(value=_rate(terms, rates, NETWORK) * FIXED_UNIT_S, source=source),
+        network_spread=Quantity(value=spread, source=source),
+    )
+    return _Fit(
+        device=_refitted(device, runtime, numbers),
+        evidence=_evidence(residual_N, expected_N),
+        misfit=_misfit(residual_N, expected_N),
+        prior=prior,
+    )
+
+
+class _Numbers(NamedTuple):
+    efficiency: dict[str, dict[str, ClassEfficiency]]
+    fitted: dict[str, FittedRates]
+    network_overhead: Quantity
+    network_spread: Quantity
+
+
+def _refitted(device: Device, runtime: Runtime, numbers: _Numbers) -> Device:
+    """The device under that runtime with these numbers in place of all that they make void."""
+    name = _named(device, runtime)
+    base = device.in_runtime(name)
+    dtypes = {*numbers.efficiency, *numbers.fitted}
+    return replace(
         base,
         runtime=name,
-        runtimes={other: numbers for other, numbers in base.runtimes.items() if other != name},
-        efficiency={**base.efficiency, **_efficiencies(terms, rates, dtypes, counts, source)},
-        network_overhead=Quantity(value=_rate(terms, rates, NETWORK) * FIXED_UNIT_S, source=source),
+        runtimes={other: each for other, each in base.runtimes.items() if other != name},
+        efficiency={**{key: each for key, each in base.efficiency.items() if key not in dtypes}, **numbers.efficiency},
+        fitted={**{key: each for key, each in base.fitted.items() if key not in dtypes}, **numbers.fitted},
+        network_overhead=numbers.network_overhead,
         kernel_overhead=None,
+        host_launch=None,
+        host_launch_of={},
         in_network=None,
-        network_spread=Quantity(value=spread, source=source),
+        network_spread=numbers.network_spread,
         fusion=_own_rules(runtime, name),
         tables=(),
     )
-    return _Fit(device=fitted, evidence=_evidence(residual_N, expected_N))
+
+
+def _named(device: Device, runtime: Runtime) -> str:
+    """Name under which the device keeps what was measured under a runtime."""
+    return runtime.name if runtime.name in _runtime_names() else device.runtime
+
+
+def _by_regimes(device: Device, candidates: Sequence[Runtime], networks: Sequence[_Network]) -> _Fit:
+    """Rates by class and extent, under the runtime that has the largest evidence."""
+    measured_s_N = np.array([network.latency_s for network in networks])
+    source = f"calibrated on {len(networks)} whole networks, {date.today().isoformat()}"
+    found = []
+    for runtime in candidates:
+        base = device.in_runtime(_named(device, runtime))
+        kernels, counts_NK = _count(networks, runtime)
+        work = kernel_work(kernels, base.channel_alignment)
+        sheet = device_sheet(base, kernels, UNKNOWN_EFFICIENCY)
+        more = [(dtype, name) for dtype in set(work.dtypes) for name in sheet_classes(base, dtype)]
+        found.append((fit_mixture(work, counts_NK, measured_s_N, [sheet]), more))
+    chosen = choose_by_evidence([mixture.log_evidence for mixture, _ in found])
+    (mixture, more), runtime = found[chosen], candidates[chosen]
+    residual_N, expected_N = leave_networks_out(mixture)
+    fit = extent_rates(mixture, source, more)
+    numbers = _Numbers(
+        efficiency={},
+        fitted=fit.rates,
+        network_overhead=Quantity(value=fit.overhead_s, source=source),
+        network_spread=Quantity(value=mixture.noise, source=source),
+    )
+    return _Fit(
+        device=_refitted(device, runtime, numbers),
+        evidence=_evidence(residual_N, expected_N),
+        misfit=_misfit(residual_N, expected_N),
+    )
+
+
+def _count(networks: Sequence[_Network], runtime: Runtime) -> tuple[tuple[Kernel, ...], Array]:
+    """All kernels of the networks, and how often each runs each, (N, K)."""
+    index: dict[Kernel, int] = {}
+    found = [
+        [index.setdefault(node.kernel, len(index)) for node in fuse(network.graph, runtime, network.dtype)]
+        for network in networks
+    ]
+    return tuple(index), np.array([np.bincount(row, minlength=len(index)) for row in found], dtype=np.float64)
 
 
 def _own_rules(runtime: Runtime, name: str) -> tuple[FusionRule, ...] | None:
@@ -296,8 +423,18 @@ def _spread(residual_N: Array, fitted_N: Array, expected_N: Array) -> float:
 
 
 def _evidence(residual_N: Array, expected_N: Array) -> float:
-    """ln(likelihood) of the networks, each predicted from the others."""
-    return float(-0.5 * ((residual_N / expected_N) ** 2).sum() - np.log(expected_N).sum())
+    """ln(likelihood) of the networks, each predicted from the others, under Student-t errors: one that is far off does
+    not decide alone."""
+    distance_N = residual_N / expected_N
+    return float(-0.5 * (_FREEDOM + 1.0) * np.log1p(distance_N**2 / _FREEDOM).sum() - np.log(expected_N).sum())
+
+
+def _misfit(residual_N: Array, expected_N: Array) -> float:
+    return float(np.mean((residual_N / expected_N) ** 2))
+
+
+def _warn(message: str) -> None:
+    warn(message, UserWarning, stacklevel=3)
 
 
 def _class_counts(networks: Iterable[_Network], runtime: Runtime) -> dict[tuple[str, str], int]:
@@ -321,13 +458,14 @@ def _efficiencies(
         classes: dict[str, ClassEfficiency] = {}
         for own, name in sorted({(term.dtype, term.kernel_class) for term in terms if term.dtype in (dtype, FLOAT)}):
             compute, moved, count = (Term(own, name, "compute"), Term(own, name, "bytes"), Term(own, name, "kernels"))
+            known = [std[each] for each in (compute, moved, count) if each in std]
             share = exp(-log_rate[moved]) / (float_factor(dtype) if own == FLOAT else 1.0)
             classes[name] = ClassEfficiency(
                 compute=exp(-log_rate[compute]) if compute in log_rate else share,
                 read=share,
                 write=share,
                 fixed_s=exp(log_rate[count]) * FIXED_UNIT_S,
-                spread=max(rates.noise, min(std[each] for each in (compute, moved, count) if each in std)),
+                spread=max(rates.noise, (min if (own, name) in counts else max)(known)),
                 num_kernels=counts.get((own, name), 0),
                 source=source,
             )

@@ -73,22 +73,29 @@ def fitted_class(kernel: Kernel) -> str:
 
 
 def term_amounts(graph: Graph, device: Device, runtime: Runtime, dtype: str) -> dict[Term, float]:
-    """Amounts of work of a network, in seconds at the device's peaks and in `FIXED_UNIT_S`; all positive."""
+    """Amounts of work of a network, in seconds at the device's peaks and in `FIXED_UNIT_S`; all positive.
+
+    Args:
+        dtype: of the nodes that say none; nodes that do compute in theirs, with or without weights.
+    """
     found: defaultdict[Term, float] = defaultdict(float)
     for node in fuse(graph, runtime, dtype):
         kernel = node.kernel
+        own = kernel.dtype
         cost = kernel_cost(kernel, device.channel_alignment)
         name = fitted_class(kernel)
         bytes_s = cost.traffic_bytes / device.bandwidth_for(cost.traffic_bytes)
-        compute_s = cost.flops / device.peak_flops(dtype)
+        compute_s = cost.flops / device.peak_flops(own)
         if is_weighted(kernel):
-            found[Term(dtype, name, "compute")] += compute_s
-            found[Term(dtype, name, "bytes")] += bytes_s
-            found[Term(dtype, name, "kernels")] += FIXED_UNIT_S
+            found[Term(own, name, "compute")] += compute_s
+            found[Term(own, name, "bytes")] += bytes_s
+            found[Term(own, name, "kernels")] += FIXED_UNIT_S
         else:
-            factor = float_factor(dtype)
-            found[Term(FLOAT, name, "bytes")] += factor * (bytes_s + compute_s)
-            found[Term(FLOAT, name, "kernels")] += FIXED_UNIT_S
+            is_own = bool(graph.nodes[node.nodes[0]].dtype)
+            factor = 1.0 if is_own else float_factor(own)
+            shared = own if is_own and own == "int8" else FLOAT
+            found[Term(shared, name, "bytes")] += factor * (bytes_s + compute_s)
+            found[Term(shared, name, "kernels")] += FIXED_UNIT_S
     found[NETWORK] = FIXED_UNIT_S
     return {term: amount for term, amount in found.items() if amount > 0.0}
 

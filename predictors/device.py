@@ -7,10 +7,12 @@ What no source gives is left out, and asking for it is an error.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from predictors.cost import BYTES_PER_ELEMENT
+from predictors.fitted_rates import WORK, ClassRates, FittedRates, WorkRates
 from predictors.fusion import FusionRule, fusion_rules
 from predictors.mapping import check_keys, check_type, named_file, read_yaml
 from predictors.paths import shipped, user_device_folders
@@ -84,9 +86,11 @@ class RuntimeNumbers:
     Attributes:
         launch: seconds to launch one kernel; None where no source gives it, and then counted as part of the efficiency.
         efficiency: by dtype, by kernel class (`Kernel.classes`, or `ANY_CLASS` for all others).
+        fitted: by dtype, rates that `calibrate` fitted to whole networks; they count before the efficiency.
         network_overhead, kernel_overhead: seconds that a whole network takes beyond the sum of its kernels.
         host_launch: seconds that the host needs to issue one kernel where kernels queue, as on a GPU: a network takes
             the longer of issuing all its kernels and running them. None where nothing queues, or no source says.
+        host_launch_of: the same for kernels of a class (`Kernel.classes`); `host_launch` is for all others.
         in_network: what kernels take inside a whole network over what they are predicted to take.
         network_spread: standard deviation of ln(measured / predicted) that whole networks share, beside what their
             kernels err each by themselves; None where no whole networks were compared.
@@ -96,9 +100,11 @@ class RuntimeNumbers:
 
     launch: Quantity | None = None
     efficiency: Mapping[str, Mapping[str, ClassEfficiency]] = field(default_factory=dict)
+    fitted: Mapping[str, FittedRates] = field(default_factory=dict)
     network_overhead: Quantity | None = None
     kernel_overhead: Quantity | None = None
     host_launch: Quantity | None = None
+    host_launch_of: Mapping[str, Quantity] = field(default_factory=dict)
     in_network: Quantity | None = None
     network_spread: Quantity | None = None
     fusion: tuple[FusionRule, ...] | None = None
@@ -210,9 +216,13 @@ class Device(RuntimeNumbers):
         ):  # fmt: skip
             if quantity := getattr(self, name):
                 found[name.replace("_", " ")] = quantity.source
+        for kernel_class, quantity in self.host_launch_of.items():
+            found[f"host launch of {kernel_class}"] = quantity.source
         for dtype, classes in self.efficiency.items():
             for kernel_class, efficiency in classes.items():
                 found[f"efficiency {kernel_class} {dtype}"] = efficiency.source
+        for dtype, fitted in self.fitted.items():
+            found[f"fitted rates {dtype}"] = fitted.source
         return found
 
 
@@ -321,9 +331,17 @@ def _runtime_numbers(keys: Mapping[str, Any], source: str) -> RuntimeNumbers:
     return RuntimeNumbers(
         launch=_optional(keys, "launch", "time", source),
         efficiency=_efficiency(keys.get("efficiency", {}), f"{source}: efficiency"),
+        fitted={
+            _dtype(dtype, f"{source}: fitted"): _fitted_rates(entry, f"{source}: fitted.{dtype}")
+            for dtype, entry in check_type(keys.get("fitted", {}), Mapping, f"{source}: fitted").items()
+        },
         network_overhead=_optional(keys, "network_overhead", "time", source),
         kernel_overhead=_optional(keys, "kernel_overhead", "time", source),
         host_launch=_optional(keys, "host_launch", "time", source),
+        host_launch_of={
+            str(name): _quantity(each, "time", f"{source}: host_launch_of.{name}")
+            for name, each in check_type(keys.get("host_launch_of", {}), Mapping, f"{source}: host_launch_of").items()
+        },
         in_network=_optional(keys, "in_network", "ratio", source),
         network_spread=_optional(keys, "network_spread", "ratio", source),
         fusion=fusion_rules(keys["fusion"], f"{source}: fusion") if "fusion" in keys else None,
@@ -401,6 +419,56 @@ def _class_efficiency(entry: object, where: str) -> ClassEfficiency:
     num_kernels = check_type(keys.pop("num_kernels", 0), int, f"{where}: num_kernels")
     numbers = {key: _positive(value, f"{where}: {key}") for key, value in keys.items()}
     return ClassEfficiency(**numbers, num_kernels=num_kernels, source=source)
+
+
+def _fitted_rates(entry: object, where: str) -> FittedRates:
+    keys = check_keys(entry, ("pixels", "classes", "source"), ("pixels", "classes", "source"), where)
+    extents = tuple(
+        _positive(each, f"{where}: pixels") for each in check_type(keys["pixels"], list, f"{where}: pixels")
+    )
+    if not extents or any(after <= before for before, after in pairwise(extents)):
+        raise ValueError(f"{where}: pixels must rise, found {list(extents)}")
+    classes = {
+        str(name): _class_rates(each, len(extents), f"{where}.{name}")
+        for name, each in check_type(keys["classes"], Mapping, f"{where}: classes").items()
+    }
+    if ANY_CLASS not in classes:
+        raise ValueError(f"{where}: class {ANY_CLASS!r} is missing, which serves all kernels of other classes")
+    return FittedRates(extents=extents, classes=classes, source=_source(keys["source"], where))
+
+
+def _class_rates(entry: object, num_extents: int, where: str) -> ClassRates:
+    rates = ("launch", *WORK)
+    keys = check_keys(entry, (*rates, "longer", "own", "shared", "num_kernels"), ("launch", "own"), where)
+    longer = check_keys(keys.get("longer", {"launch": 0.0}), rates, ("launch",), f"{where}.longer")
+    return ClassRates(
+        added=_work_rates(keys, num_extents, where),
+        longer=_work_rates(longer, num_extents, f"{where}.longer"),
+        own_X=_row(keys["own"], num_extents, f"{where}: own"),
+        shared_FX=tuple(
+            _row(row, num_extents, f"{where}: shared", signed=True)
+            for row in check_type(keys.get("shared", []), list, f"{where}: shared")
+        ),
+        num_kernels=check_type(keys.get("num_kernels", 0), int, f"{where}: num_kernels"),
+    )
+
+
+def _work_rates(keys: Mapping[str, Any], num_extents: int, where: str) -> WorkRates:
+    (launch_s,) = _row([keys["launch"]], 1, f"{where}: launch")
+    return WorkRates(
+        launch_s=launch_s,
+        per_unit_s={sort: _row(keys[sort], num_extents, f"{where}: {sort}") for sort in WORK if sort in keys},
+    )
+
+
+def _row(values: object, length: int, where: str, *, signed: bool = False) -> tuple[float, ...]:
+    """Finite numbers, not negative unless signed, as many as there are extents."""
+    found = tuple(float(check_type(value, (int, float), where)) for value in check_type(values, list, where))
+    if len(found) != length:
+        raise ValueError(f"{where}: needs {length} numbers, one for each of the pixels, found {len(found)}")
+    if not all(isfinite(value) and (signed or value >= 0.0) for value in found):
+        raise ValueError(f"{where}: numbers must be finite{'' if signed else ' and not negative'}, found {list(found)}")
+    return found
 
 
 def _table(file: object, source: str) -> Path:

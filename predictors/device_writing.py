@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from predictors.device import ClassEfficiency, Device, Quantity, RuntimeNumbers
+from predictors.fitted_rates import ClassRates, FittedRates, WorkRates
 from predictors.fusion import FusionRule, Slot
 
 _RUNTIME_KEYS = tuple(item.name for item in fields(RuntimeNumbers))
@@ -42,15 +43,16 @@ def save_device(device: Device, path: str | Path) -> None:
         raise ValueError(f"a device's file ends in .yaml, found {str(path)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"folder {str(path.parent)!r} of the device's file does not exist")
-    write_whole(path, yaml.safe_dump(device_to_mapping(device), sort_keys=False, allow_unicode=True, width=120))
+    text: str = yaml.dump(device_to_mapping(device), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    write_whole(path, text)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -94,11 +96,15 @@ def _numbers(numbers: RuntimeNumbers) -> dict[str, Any]:
         value = getattr(numbers, name)
         if isinstance(value, Quantity):
             found[name] = _quantity(value, _UNITS[name])
+    if numbers.host_launch_of:
+        found["host_launch_of"] = {name: _quantity(each, "s") for name, each in numbers.host_launch_of.items()}
     if numbers.efficiency:
         found["efficiency"] = {
             dtype: {name: _class_efficiency(each) for name, each in classes.items()}
             for dtype, classes in numbers.efficiency.items()
         }
+    if numbers.fitted:
+        found["fitted"] = {dtype: _fitted_rates(each) for dtype, each in numbers.fitted.items()}
     if numbers.fusion is not None:
         found["fusion"] = [_rule(rule) for rule in numbers.fusion]
     if numbers.tables:
@@ -118,6 +124,29 @@ def _class_efficiency(efficiency: ClassEfficiency) -> dict[str, Any]:
     return found
 
 
+def _fitted_rates(rates: FittedRates) -> dict[str, Any]:
+    return {
+        "source": rates.source,
+        "pixels": list(rates.extents),
+        "classes": {name: _class_rates(each) for name, each in rates.classes.items()},
+    }
+
+
+def _class_rates(rates: ClassRates) -> dict[str, Any]:
+    found: dict[str, Any] = {"num_kernels": rates.num_kernels} if rates.num_kernels else {}
+    found |= _work_rates(rates.added)
+    if rates.longer != WorkRates():
+        found["longer"] = _work_rates(rates.longer)
+    found["own"] = list(rates.own_X)
+    if rates.shared_FX:
+        found["shared"] = [list(row) for row in rates.shared_FX]
+    return found
+
+
+def _work_rates(rates: WorkRates) -> dict[str, Any]:
+    return {"launch": rates.launch_s, **{sort: list(row) for sort, row in rates.per_unit_s.items()}}
+
+
 def _rule(rule: FusionRule) -> Mapping[str, Any]:
     return {"anchors": sorted(rule.anchors), "then": [_slot(slot) for slot in rule.slots]}
 
@@ -125,3 +154,15 @@ def _rule(rule: FusionRule) -> Mapping[str, Any]:
 def _slot(slot: Slot) -> Any:
     names = sorted(slot.names)
     return {"repeat": names} if slot.repeats else names
+
+
+class _Dumper(yaml.SafeDumper):
+    """Rows of numbers stand in one line."""
+
+
+def _list(dumper: _Dumper, values: list[Any]) -> yaml.Node:
+    numbers = bool(values) and all(isinstance(value, float) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=numbers or None)
+
+
+_Dumper.add_representer(list, _list)

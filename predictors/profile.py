@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from math import inf
 from pathlib import Path
-from pkgutil import resolve_name
 from statistics import median
 from typing import Any
 
@@ -26,14 +25,14 @@ import torch
 
 from predictors.device import Device, device_from_mapping
 from predictors.device_writing import write_whole
-from predictors.fusion import Kernel, load_runtime
+from predictors.fusion import Kernel, Runtime, load_runtime
 from predictors.graph import Graph
 from predictors.graph_file import read_graphs
 from predictors.latency import LatencyPredictor, Prediction
 from predictors.lookup_table import LookupTable, TableHeader
 from predictors.mapping import read_yaml
-from predictors.measure.backend import Backend, open_backend
-from predictors.measure.clock import REFERENCE_KERNEL, Clock, keep_freed_memory
+from predictors.measure.backend import Backend, open_backend, queues
+from predictors.measure.clock import REFERENCE_KERNELS, Clock, keep_freed_memory
 from predictors.measure.device_file import (
     changes,
     class_efficiencies,
@@ -45,13 +44,13 @@ from predictors.measure.device_file import (
 from predictors.measure.find_fusion import FoundFusion, compare_rules, compare_with_steps, find_fusion
 from predictors.measure.isolated import Bench
 from predictors.measure.ladder import ladder
-from predictors.measure.machine import launch_s, machine_numbers
+from predictors.measure.machine import host_seconds, launch_s, machine_numbers
 from predictors.measure.options import add_runtime_options
-from predictors.measure.peaks import queueing
 from predictors.measure.picture import draw_roofline
 from predictors.measure.plan import MakePlan, graphs_plan, kernels_plan, pieces_plan, space_plan
 from predictors.measure.session import (
     Filled,
+    Plan,
     Settings,
     fill_table,
     isolated_seconds,
@@ -59,12 +58,16 @@ from predictors.measure.session import (
     whole_network_seconds,
 )
 from predictors.named_networks import load_space, read_network
+from predictors.network_inputs import parse_input
 from predictors.paths import home, shipped
 
 HOST = "host"
 
 _SPACE_NETWORKS_CHECKED = 8
 _NOTES_SHOWN = 5
+_NETWORKS_ISSUED = 6
+_KEPT = ("alignment", "energy_per_mac", "energy_per_byte")
+"""Of a device's file: what a profile does not find out."""
 _BUSY = 0.5
 """On a shared machine that was otherwise idle the reference was 35 % slower than at its best in the mean."""
 
@@ -138,15 +141,17 @@ def profile_machine(
     settings = settings or Settings()
     folder = Path(folder) if folder is not None else home() / "hw"
     _check_name(name, folder)
-    path, table_path = folder / f"{name}.yaml", folder / f"{name}-{runtime}-{dtype}.jsonl"
+    path = folder / f"{name}.yaml"
     before = read_yaml(path) if path.is_file() else {}
     notes: list[str] = []
     keep_freed_memory()
     with _threads_restored():
         backend = open_backend(runtime, threads=threads, dtype=dtype, processor=processor)
+        runtime = backend.name
+        table_path = folder / f"{name}-{runtime}-{dtype}.jsonl"
         torch.set_num_threads(threads)
         old_table = _put_aside(table_path) if again else None
-        LookupTable.open(table_path, _header(name, backend))
+        LookupTable.open(table_path, _header(name, backend, processor))
         clock = Clock(threads, processor, _reference_s(before))
         source = measured_source(f"{runtime} {backend.version}", threads)
         mapping = _machine(name, backend, clock, before)
@@ -154,6 +159,8 @@ def profile_machine(
         mapping = _with_section(mapping, before, runtime, section)
         predictor = LatencyPredictor(device_from_mapping(mapping, str(path)), dtype=dtype, runtime=runtime)
         plan = (make_plan or graphs_plan(ladder()))(backend, predictor)
+        if queues(backend):
+            section |= _host_numbers(plan, backend, predictor.runtime, f"{source}; issuing kernels of networks")
         bench = Bench(backend=backend, clock=clock, launch_s=predictor.device.launch_s)
         filled = fill_table(table_path, plan, bench, predictor.runtime, settings)
         table = LookupTable.read(table_path)
@@ -161,9 +168,13 @@ def profile_machine(
             raise ValueError(
                 f"nothing of the plan can be run in {runtime!r}: {next(iter(table.failures.values()), '')}"
             )
-        section["tables"] = [table_path.name]
-        section["efficiency"] = {dtype: class_efficiencies(predictor.device, table, f"{source}; fitted to its table")}
-        mapping["reference"] = quantity(clock.reference_s * 1e6, "us", measured_source(REFERENCE_KERNEL, threads))
+        known = before.get("runtimes", {}).get(runtime, {})  # of other dtypes
+        section["tables"] = [*(each for each in known.get("tables", []) if each != table_path.name), table_path.name]
+        classes = class_efficiencies(predictor.device, table, f"{source}; fitted to its table")
+        section["efficiency"] = {**known.get("efficiency", {}), dtype: classes}
+        mapping["reference"] = quantity(
+            clock.reference_s * 1e6, "us", measured_source(REFERENCE_KERNELS[processor], threads)
+        )
         mapping = _with_section(mapping, before, runtime, section)
         device = device_from_mapping(mapping, str(path))
         write_whole(path, dump(mapping))
@@ -244,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--kernels", type=Path, help="a text file with one kernel a line, each measured by itself")
     parser.add_argument("--input", help="shape that --model takes, where it does not say; default: 1,3,224,224")
     parser.add_argument("--resolution", type=int, help="of the space's largest input; default: that of the space")
+    parser.add_argument("--batch", type=int, default=1, help="images at once in the networks of --space (default: 1)")
     parser.add_argument(
         "--fraction", type=float, default=1.0, help="of the kernels of --space or --graphs, the most telling first"
     )
@@ -260,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> MakePlan | None:
     if options.space:
-        space = load_space(options.space, options.resolution)
+        space = load_space(options.space, options.resolution, options.batch)
 
         def draw(rng: np.random.Generator) -> Graph:
             graph: Graph = space.graph(space.sample(rng))
@@ -268,34 +280,12 @@ def _plan(options: argparse.Namespace) -> MakePlan | None:
 
         return space_plan(draw, fraction=options.fraction, num_check=options.check, seed=options.seed)
     if options.model:
-        return graphs_plan([_model_graph(options.model, options.input)])
+        inputs = [parse_input(options.input)] if options.input else []
+        return graphs_plan([read_network(options.model, inputs=inputs)])
     if options.graphs:
         graphs = list(read_graphs(options.graphs).values())
         return graphs_plan(graphs) if options.fraction == 1.0 else pieces_plan(graphs, fraction=options.fraction)
     return kernels_plan(options.kernels) if options.kernels else None
-
-
-def _model_graph(model: str, shape: str | None) -> Graph:
-    from predictors.onnx_reader import read_onnx
-    from predictors.tracing import trace
-
-    if model.endswith(".onnx") and shape:
-        return read_onnx(model, _sizes(shape))
-    if model.endswith((".pt2", ".onnx")):
-        return read_network(model)
-    sizes = _sizes(shape or "1,3,224,224")
-    try:
-        module = resolve_name(model)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--model {model!r} --input {shape!r}: no callable that makes a module: {error}") from None
-    return trace(module.eval(), torch.zeros(sizes))
-
-
-def _sizes(shape: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in shape.split(","))
-    except ValueError:
-        raise ValueError(f"--input is a shape such as 1,3,224,224, found {shape!r}") from None
 
 
 def _check_name(name: str, folder: Path) -> None:
@@ -307,7 +297,7 @@ def _check_name(name: str, folder: Path) -> None:
         raise ValueError(f"device {name!r} is shipped with ridgeline; give yours another name")
 
 
-def _header(name: str, backend: Backend) -> TableHeader:
+def _header(name: str, backend: Backend, processor: str) -> TableHeader:
     return TableHeader(
         device=name,
         runtime=backend.name,
@@ -315,7 +305,7 @@ def _header(name: str, backend: Backend) -> TableHeader:
         dtype=backend.dtype,
         threads=backend.threads,
         date=date.today().isoformat(),
-        reference_kernel=REFERENCE_KERNEL,
+        reference_kernel=REFERENCE_KERNELS[processor],
         options=backend.options,
     )
 
@@ -353,6 +343,8 @@ def _machine(name: str, backend: Backend, clock: Clock, before: Mapping[str, Any
         "dtype": backend.dtype,
         "peak": {**before.get("peak", {}), **numbers.peak},
         "memory": numbers.memory,
+        **numbers.processor,
+        **{key: before[key] for key in _KEPT if key in before},
     }
 
 
@@ -369,13 +361,6 @@ def _launch_and_fusion(
     """The runtime's section of the device file as far as it is known without a table; `notes` grows."""
     source = measured_source(f"{backend.name} {backend.version}", backend.threads)
     section: dict[str, Any] = {"launch": quantity(launch_s(backend, clock, settings) * 1e6, "us", source)}
-    if clock.processor == "cuda" and backend.name == "torch_eager":  # what it measures is PyTorch's eager queue
-        queue = queueing()
-        section["host_launch"] = quantity(queue.host_s * 1e6, "us", f"{source}; 200 tiny kernels in a queue")
-        notes.append(
-            f"the host issues a kernel every {queue.host_s * 1e6:.3g} us, the GPU starts one every "
-            f"{queue.device_s * 1e6:.3g} us: a network takes the greater of both"
-        )
     if find:
         found = find_fusion(repeated_seconds(backend, clock), backend.dtype)
         section["fusion"] = found.rules
@@ -383,6 +368,17 @@ def _launch_and_fusion(
     elif "fusion" in (known := before.get("runtimes", {}).get(backend.name, {})):
         section["fusion"] = known["fusion"]
     return section
+
+
+def _host_numbers(plan: Plan, backend: Backend, runtime: Runtime, source: str) -> dict[str, Any]:
+    """What the host takes where kernels queue, as keys of the runtime's section."""
+    graphs = (plan.networks or plan.check or ladder())[:_NETWORKS_ISSUED]
+    found = host_seconds(graphs, backend, runtime)
+    return {
+        "host_launch": quantity(found.of_kernel * 1e6, "us", source),
+        "host_launch_of": {name: quantity(each * 1e6, "us", source) for name, each in sorted(found.of_class.items())},
+        "network_overhead": quantity(found.of_network * 1e6, "us", source),
+    }
 
 
 def _fusion_notes(found: FoundFusion, backend: Backend) -> list[str]:

@@ -6,45 +6,46 @@ cannot tell every kernel's rate, but they tell which work the device spends its 
 regimes, each of which says what share of the usual network's time goes into which sort of work. Within a regime the
 logarithms of the rates are Gaussian: kernels of one class deviate together, and so do kernels of like extent, whatever
 their class (parallelism, caches). Each regime is fitted to its posterior's mode, robustly; all are averaged, weighted
-by their evidence.
+by their evidence. Where something is known of the device, that is one more regime.
 
 The numbers of the prior were chosen on the 26 columns of HELP's tables for NAS-Bench-201 and the FBNet space.
 
 Source: Gelman et al., "Bayesian Data Analysis", 3rd ed., 2013, chapters 4.1 (normal approximation), 7.4 (evidence), 15
 (hierarchies), 17 (Student-t errors by iterated weights).
+Rates are known at extents two octaves apart and linear in the logarithm between them.
+
 Shapes: N networks, K kernels, T terms (class, extent and work), R sorts of work, S the same and launches, G regimes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.cost import kernel_cost
+from predictors.fitted_rates import WORK, kernel_extent, rate_class, work_amounts
 from predictors.fusion import Kernel, Runtime, fuse
 from predictors.graph import Graph
-from predictors.operators import Conv2d
 
 Array = NDArray[np.float64]
 
 MIN_NETWORKS = 3
-WORK = ("compute", "activations", "weights", "groups")
-"""Sorts of work: flops, bytes read and written, bytes of weights, groups of a depthwise convolution."""
 
 _CLASS_STD = 0.6
 _EXTENT_STD = 0.4
 _EXTENT_SCALE = 3.0
 _WORK_STD = 0.3
+_DTYPE_STD = 0.5
 _LAUNCH_STD = 0.15
 _TERM_STD = 0.1
 _ALL_STD = 0.15
 """Deviations of ln(rate) that terms share: of one class, of like extent (of the length scale in ln pixels), of one sort
-of work, launches of one class, of their own, and all of them."""
+of work, of one dtype where there are several, launches of one class, of their own, and all of them."""
 _OVERHEAD_SHARE = 0.06
 _OVERHEAD_STD = 1.0
 """What a network takes beyond its kernels: share of the usual time, and deviation of its logarithm."""
@@ -56,13 +57,27 @@ _FREEDOM = 4.0
 """Degrees of freedom of the errors' Student-t distribution."""
 _RUNTIME_ODDS = 100.0
 """How much likelier another runtime must make the times than the first one: decisive, on Jeffreys' scale."""
+_SHEET_PRIOR = 0.5
+"""Prior probability that the device is like what is known of it."""
 
 _FIRST_STEPS = 6
 _STEPS = 12
 _ROUNDS = 4
 _LONGEST_STEP = 1.5
 _KEPT = 20
-_LEAST_WEIGHT = 0.01
+_REFITTED = 24
+"""Of regimes and noises, the likeliest, that are fitted anew where a network is left out."""
+_REFIT_STEPS, _REFIT_ROUNDS = 6, 2
+LEAST_WEIGHT = 0.01
+
+KNOT = log(4.0)
+"""Rates are known at extents so far apart, in ln(pixels)."""
+
+LAUNCH, OVERHEAD = len(WORK), len(WORK) + 1
+
+Sheet = Callable[[str, str, int, float], float]
+"""What is known of a device: ln of seconds per unit, by dtype, class, index of the sort of work (launches last) and
+ln(extent)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,11 +85,12 @@ class KernelWork:
     """What kernels have to do.
 
     Attributes:
-        classes: of each kernel.
+        dtypes, classes: of each kernel.
         log_extent_K: ln of the pixels of its output.
         amounts_KR: flops, activation bytes, weight bytes, groups of a depthwise convolution.
     """
 
+    dtypes: tuple[str, ...]
     classes: tuple[str, ...]
     log_extent_K: Array
     amounts_KR: Array
@@ -86,18 +102,11 @@ class KernelWork:
 
 def kernel_work(kernels: Sequence[Kernel], alignment: int = 1) -> KernelWork:
     """What each kernel has to do, channels padded to the alignment."""
-    amounts, extents = [], []
-    for kernel in kernels:
-        cost = kernel_cost(kernel, alignment)
-        anchor = kernel.anchor
-        shape = anchor.output_shape
-        groups = anchor.groups if isinstance(anchor, Conv2d) and anchor.is_depthwise else 0
-        amounts.append((cost.flops, cost.read_bytes + cost.write_bytes, cost.weight_bytes, groups))
-        extents.append(log(shape[2] * shape[3]) if len(shape) == 4 else 0.0)
     return KernelWork(
-        classes=tuple(_kernel_class(kernel) for kernel in kernels),
-        log_extent_K=np.array(extents),
-        amounts_KR=np.array(amounts, dtype=np.float64),
+        dtypes=tuple(kernel.dtype for kernel in kernels),
+        classes=tuple(rate_class(kernel) for kernel in kernels),
+        log_extent_K=np.array([log(kernel_extent(kernel)) for kernel in kernels]),
+        amounts_KR=np.array([work_amounts(kernel, kernel_cost(kernel, alignment)) for kernel in kernels]),
     )
 
 
@@ -131,13 +140,126 @@ class KernelTimes:
         return std_s_N
 
 
-def fit_regimes(work: KernelWork, counts_NK: Array, measured_s_N: Array) -> KernelTimes:
-    """Seconds of all kernels, from a few measured networks.
+class Labels(NamedTuple):
+    """What each term is: indices of its class among some keys, its dtype and class by name, its sort of work, its knot.
+
+    `work_T` is `LAUNCH` for launches and `OVERHEAD` for what networks take beyond their kernels.
+    """
+
+    keys: tuple[tuple[str, str], ...]
+    key_T: NDArray[np.int64]
+    work_T: NDArray[np.int64]
+    knot_T: NDArray[np.int64]
+
+    def names(self, part: int) -> NDArray[np.str_]:
+        """Of each term the dtype (part 0) or the class (part 1); none of the overhead."""
+        return np.array([self.keys[key][part] if key >= 0 else "" for key in self.key_T])
+
+
+class _Terms(NamedTuple):
+    """Which kernel has which amount of which term; launches and the overhead are terms of their own, last of all.
+
+    Attributes:
+        member_JT: amount of each kernel, a launch is 1; the overhead is row and column of its own.
+        covariance_TT: of ln(rate).
+    """
+
+    labels: Labels
+    member_JT: Array
+    covariance_TT: Array
+
+
+class _Regimes(NamedTuple):
+    """G regimes: which kernels' work and launches count, and the means of ln(rate) in units of the usual time.
+
+    `bound_GS` are rates that decide what is longer, None where both count. `log_rate_G` is a row of ln(rate) by sort of
+    work, or a sheet, with what is to be added to its own.
+    """
+
+    works_GK: NDArray[np.bool_]
+    launches_GK: NDArray[np.bool_]
+    bound_GS: list[Array | None]
+    log_rate_G: list[Array | tuple[Sheet, float]]
+    log_prior_G: Array
+
+    def are_bound(self, index: int, amounts_KR: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the work, and whether the launch of kernels counts, (K,) each."""
+        rate_S = self.bound_GS[index]
+        every_K = np.ones(len(amounts_KR), dtype=bool)
+        if rate_S is None:
+            return every_K, every_K
+        launches_K = rate_S[-1] > amounts_KR @ rate_S[:-1]
+        return ~launches_K, launches_K
+
+    def means(self, index: int, labels: Labels) -> Array:
+        """Of ln(rate) of terms, (T,)."""
+        found = self.log_rate_G[index]
+        if isinstance(found, np.ndarray):
+            by_sort_T: Array = found[labels.work_T]
+            return by_sort_T
+        sheet, shift = found
+        return np.append(_said(sheet, labels) + shift, log(_OVERHEAD_SHARE))
+
+
+class Part(NamedTuple):
+    """One regime at one noise, with its posterior: mode, and what measured networks tell (gain = prior @ share.T).
+
+    ln(rate) of any term is its mean + covariance with the terms @ share.T @ pull; its covariance is the prior's less
+    gain @ spread^-1 @ gain.T.
+    """
+
+    weight: float
+    regime: int
+    works_K: NDArray[np.bool_]
+    launches_K: NDArray[np.bool_]
+    log_T: Array
+    share_NT: Array
+    spread_NN: Array
+    noise_N: Array
+    pull_N: Array
+
+    @property
+    def longer(self) -> bool:
+        return not bool(self.launches_K.all())
+
+
+class _Start(NamedTuple):
+    """Regimes by index and noise, the likeliest first, with the modes of ln(rate)."""
+
+    kept_G: NDArray[np.int64]
+    noise_G: Array
+    log_GT: Array
+
+
+class Mixture(NamedTuple):
+    """Regimes fitted to measured networks; `fit_mixture` makes it.
+
+    Attributes:
+        parts: regimes and noises that count, with their weights; times are relative to `usual_s`.
+        noise: standard deviation of ln(measured / predicted) of a network when all rates are known.
+        log_evidence: ln of the density of the measured times, up to a constant that depends on their number alone:
+            compares runtimes, given the same networks.
+    """
+
+    work: KernelWork
+    counts_NK: Array
+    measured_s_N: Array
+    regimes: _Regimes
+    parts: list[Part]
+    usual_s: float
+    noise: float
+    log_evidence: float
+    start: _Start
+
+
+def fit_mixture(work: KernelWork, counts_NK: Array, measured_s_N: Array, sheets: Sequence[Sheet] = ()) -> Mixture:
+    """Regimes and their weights, from a few measured networks.
 
     Args:
         work: of the kernels, also of those that no measured network runs.
         counts_NK: how often each measured network runs each kernel.
         measured_s_N: seconds.
+        sheets: what is known of the device.
 
     Raises:
         ValueError: fewer than `MIN_NETWORKS` networks, or times that are not positive.
@@ -150,38 +272,63 @@ def fit_regimes(work: KernelWork, counts_NK: Array, measured_s_N: Array) -> Kern
     log_measured_N = np.log(measured_s_N / usual_s)
     terms = work.terms
 
-    regimes = _regimes(work, counts_NK.mean(0))
-    terms_GNT = _amounts(terms, regimes, counts_NK)
-    first = _fit(terms.covariance_TT, terms_GNT, regimes.mean_GT, log_measured_N, np.full(len(terms_GNT), _FIRST_NOISE))
+    regimes = _regimes(work, counts_NK.mean(0), sheets)
+    means_GT = np.array([regimes.means(index, terms.labels) for index in range(len(regimes.works_GK))])
+    terms_GNT = _amounts(terms, regimes.works_GK, regimes.launches_GK, counts_NK)
+    first = _fit(terms.covariance_TT, terms_GNT, means_GT, log_measured_N, np.full(len(terms_GNT), _FIRST_NOISE))
     order_G = np.argsort(-first.evidence_G - regimes.log_prior_G, kind="stable")
     kept_G = np.repeat(order_G[:_KEPT], len(_NOISES))
     noise_G = np.resize(np.array(_NOISES), len(kept_G))
-    fit = _fit(
-        terms.covariance_TT, terms_GNT[kept_G], regimes.mean_GT[kept_G], log_measured_N, noise_G, _STEPS, _ROUNDS
-    )
+    fit = _fit(terms.covariance_TT, terms_GNT[kept_G], means_GT[kept_G], log_measured_N, noise_G, _STEPS, _ROUNDS)
+    return _weighed(work, counts_NK, measured_s_N, regimes, kept_G, noise_G, fit, usual_s)
 
-    evidence_G = fit.evidence_G + regimes.log_prior_G[kept_G] - np.log(len(_NOISES))
-    best = evidence_G.max()
-    weight_G = np.exp(evidence_G - best)
-    log_evidence = float(best + np.log(weight_G.sum()))
-    weight_G = np.where(weight_G < _LEAST_WEIGHT * weight_G.sum(), 0.0, weight_G)
-    weight_G /= weight_G.sum()
-    parts = [
-        (weight_G[index], _seconds(terms, regimes, kept_G[index], fit.log_GT[index]), fit.covariance(int(index)))
-        for index in np.flatnonzero(weight_G)
-    ]
-    mean_J = np.sum([weight * seconds_JT.sum(1) for weight, seconds_JT, _ in parts], axis=0)
+
+def fit_regimes(work: KernelWork, counts_NK: Array, measured_s_N: Array, sheets: Sequence[Sheet] = ()) -> KernelTimes:
+    """Seconds of all kernels, from a few measured networks; arguments as of `fit_mixture`."""
+    return kernel_times(fit_mixture(work, counts_NK, measured_s_N, sheets))
+
+
+def kernel_times(mixture: Mixture) -> KernelTimes:
+    """Seconds of all kernels: the mean over the regimes."""
+    terms = mixture.work.terms
+    seconds_P = [part_seconds(terms, part) for part in mixture.parts]
+    mean_J = np.sum([part.weight * each_JT.sum(1) for part, each_JT in zip(mixture.parts, seconds_P)], axis=0)
+    root_TT = np.linalg.cholesky(terms.covariance_TT)
     factors = [
-        weight**0.5 * np.column_stack([seconds_JT.sum(1) - mean_J, seconds_JT @ _root(covariance_TT)])
-        for weight, seconds_JT, covariance_TT in parts
+        part.weight**0.5 * np.column_stack([each_JT.sum(1) - mean_J, _spread_by(each_JT @ root_TT, part, root_TT)])
+        for part, each_JT in zip(mixture.parts, seconds_P)
     ]
     return KernelTimes(
-        kernel_s_K=mean_J[:-1] * usual_s,
-        overhead_s=float(mean_J[-1]) * usual_s,
-        noise=float(weight_G @ noise_G),
-        log_evidence=log_evidence,
-        factor_JF=np.concatenate(factors, axis=1) * usual_s,
+        kernel_s_K=mean_J[:-1] * mixture.usual_s,
+        overhead_s=float(mean_J[-1]) * mixture.usual_s,
+        noise=mixture.noise,
+        log_evidence=mixture.log_evidence,
+        factor_JF=np.concatenate(factors, axis=1) * mixture.usual_s,
     )
+
+
+def leave_networks_out(mixture: Mixture) -> tuple[Array, Array]:
+    """ln(measured / predicted) of each network by a fit to the others, and its expected deviation, (N,) each.
+
+    Only the regimes that are likeliest with all networks are fitted anew.
+    """
+    terms = mixture.work.terms
+    residuals, deviations = [], []
+    for left_out, measured_s in enumerate(mixture.measured_s_N):
+        fewer = _without(mixture, left_out)
+        row_J = np.append(mixture.counts_NK[left_out], 1.0)
+        parts_PT = np.array([row_J @ part_seconds(terms, part) for part in fewer.parts])
+        weight_P = np.array([part.weight for part in fewer.parts])
+        seconds_P = parts_PT.sum(1)
+        mean = float(weight_P @ seconds_P)
+        variance = float(weight_P @ (seconds_P - mean) ** 2)
+        for part, row_T in zip(fewer.parts, parts_PT):
+            prior_T = terms.covariance_TT @ row_T
+            told_N = part.share_NT @ prior_T
+            variance += part.weight * float(row_T @ prior_T - told_N @ np.linalg.solve(part.spread_NN, told_N))
+        residuals.append(float(np.log(measured_s / (mean * mixture.usual_s))))
+        deviations.append(float(np.sqrt(variance / mean**2 + fewer.noise**2)))
+    return np.array(residuals), np.array(deviations)
 
 
 def count_kernels(graphs: Iterable[Graph], runtime: Runtime, dtype: str) -> tuple[tuple[Kernel, ...], Array]:
@@ -227,49 +374,25 @@ def predict_from_few(
 
 def choose_runtime(fits: Sequence[KernelTimes]) -> int:
     """Index of the fit whose runtime explains the times best; the first one has the benefit of the doubt."""
-    evidence = [fit.log_evidence for fit in fits]
-    best = int(np.argmax(evidence))
-    return best if evidence[best] > evidence[0] + log(_RUNTIME_ODDS) else 0
+    return choose_by_evidence([fit.log_evidence for fit in fits])
+
+
+def choose_by_evidence(log_evidence: Sequence[float]) -> int:
+    """Index of the largest, if it is `_RUNTIME_ODDS` times as likely as the first; else the first."""
+    best = int(np.argmax(log_evidence))
+    return best if log_evidence[best] > log_evidence[0] + log(_RUNTIME_ODDS) else 0
 
 
 # ------------------------------------------------------------------------------------------------------------ private
 
 
-class _Terms(NamedTuple):
-    """Which kernel has which amount of which term; launches and the overhead are terms of their own, last of all.
-
-    Attributes:
-        member_JT: amount of each kernel, a launch is 1; the overhead is row and column of its own.
-        work_T: index of the sort of work; `len(WORK)` for launches, one more for the overhead.
-        covariance_TT: of ln(rate).
-    """
-
-    member_JT: Array
-    work_T: NDArray[np.int64]
-    covariance_TT: Array
-
-
-class _Regimes(NamedTuple):
-    """G regimes: which kernels' work and launches count, and the means of ln(rate) in units of the usual time."""
-
-    works_GK: NDArray[np.bool_]
-    launches_GK: NDArray[np.bool_]
-    mean_GT: Array
-    log_prior_G: Array
-
-
 class _Fit(NamedTuple):
     log_GT: Array
     evidence_G: Array
-    gain_GNT: Array
+    share_GNT: Array
     spread_GNN: Array
-    prior_TT: Array
-
-    def covariance(self, index: int) -> Array:
-        """Of ln(rate) about the mode."""
-        gain_NT = self.gain_GNT[index]
-        covariance_TT: Array = self.prior_TT - gain_NT.T @ np.linalg.solve(self.spread_GNN[index], gain_NT)
-        return covariance_TT
+    noise_GN: Array
+    pull_GN: Array
 
 
 def _shares(parts: int) -> list[tuple[float, ...]]:
@@ -284,56 +407,93 @@ _LONGER = tuple(dict.fromkeys(each for parts in (3, 4) for each in _shares(parts
 steps: they decide which kernels are bound by what."""
 
 
-def _kernel_class(kernel: Kernel) -> str:
-    """Convolutions by window whatever their stride, all others by variant."""
-    classes = kernel.classes
-    return classes[1] if isinstance(kernel.anchor, Conv2d) else classes[0]
+def _knots(log_extent_K: Array) -> tuple[NDArray[np.int64], Array]:
+    """Number of the last knot below each extent, and how far it is to the next."""
+    at_K = log_extent_K / KNOT
+    below_K = np.floor(at_K + 1e-9).astype(np.int64)
+    return below_K, np.clip(at_K - below_K, 0.0, 1.0)
+
+
+def at_knot(work: KernelWork, knot: int) -> Array:
+    """How much of a knot's rate each kernel takes, (K,)."""
+    below_K, beyond_K = _knots(work.log_extent_K)
+    share_K: Array = np.where(below_K == knot, 1.0 - beyond_K, 0.0) + np.where(below_K + 1 == knot, beyond_K, 0.0)
+    return share_K
+
+
+def labels_of(occurring: Iterable[tuple[tuple[str, str], int, int]], keys: Sequence[tuple[str, str]]) -> Labels:
+    """Of these terms, then launches of all classes, then the overhead."""
+    index = {key: number for number, key in enumerate(keys)}
+    rows = [(index[key], sort, knot) for key, sort, knot in occurring]
+    rows += [(number, LAUNCH, 0) for number in range(len(keys))] + [(-1, OVERHEAD, 0)]
+    key_T, work_T, knot_T = np.array(rows, dtype=np.int64).T
+    return Labels(tuple(keys), key_T, work_T, knot_T)
+
+
+def covariance(left: Labels, right: Labels) -> Array:
+    """Of ln(rate) of two sets of terms."""
+
+    def both(values: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = values[:, None] & others
+        return found
+
+    def same(values: NDArray[np.generic], others: NDArray[np.generic]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = values[:, None] == others
+        return found
+
+    works = both(left.work_T < LAUNCH, right.work_T < LAUNCH)
+    launches = both(left.work_T == LAUNCH, right.work_T == LAUNCH)
+    class_LR = same(left.names(1), right.names(1))
+    dtype_LR = same(left.names(0), right.names(0))
+    work_LR = same(left.work_T, right.work_T)
+    term_LR = class_LR & dtype_LR & work_LR & same(left.knot_T, right.knot_T)
+    apart_LR = KNOT * (left.knot_T[:, None] - right.knot_T)
+    several = len({dtype for dtype, _ in (*left.keys, *right.keys)}) > 1
+    overhead = both(left.work_T == OVERHEAD, right.work_T == OVERHEAD)
+    covariance_LR: Array = (
+        _ALL_STD**2
+        + _WORK_STD**2 * work_LR
+        + works * (_CLASS_STD**2 * class_LR + _EXTENT_STD**2 * np.exp(-(apart_LR**2) / (2.0 * _EXTENT_SCALE**2)))
+        + (several * _DTYPE_STD**2) * (works & dtype_LR)
+        + launches * class_LR * _LAUNCH_STD**2
+        + _TERM_STD**2 * term_LR
+        + _OVERHEAD_STD**2 * overhead
+    )
+    return covariance_LR
 
 
 def _terms(work: KernelWork) -> _Terms:
-    names = sorted(set(work.classes))
-    class_K = np.array([names.index(name) for name in work.classes])
-    octave_K = np.round(work.log_extent_K / log(2.0)).astype(int)
+    keys = sorted(set(zip(work.dtypes, work.classes)))
+    index = {key: number for number, key in enumerate(keys)}
+    key_K = np.array([index[key] for key in zip(work.dtypes, work.classes)])
     columns: list[Array] = []
-    labels: list[tuple[int, int, float]] = []  # class, sort of work, ln(extent)
-    for name, octave in sorted(set(zip(class_K.tolist(), octave_K.tolist()))):
-        here_K = (class_K == name) & (octave_K == octave)
-        for sort in range(len(WORK)):
-            column_K = work.amounts_KR[:, sort] * here_K
-            if column_K.any():
-                columns.append(column_K)
-                labels.append((name, sort, octave * log(2.0)))
-    for name in range(len(names)):
-        columns.append((class_K == name).astype(np.float64))
-        labels.append((name, len(WORK), 0.0))
-    columns.append(np.zeros(len(class_K)))
-    labels.append((-1, len(WORK) + 1, 0.0))
-    class_T, work_T, extent_T = map(np.array, zip(*labels))
-
-    launch_T = work_T == len(WORK)
-    works_TT = (work_T < len(WORK))[:, None] & (work_T < len(WORK))
-    launches_TT = launch_T[:, None] & launch_T
-    same_TT = class_T[:, None] == class_T
-    like_TT = np.exp(-((extent_T[:, None] - extent_T) ** 2) / (2.0 * _EXTENT_SCALE**2))
-    covariance_TT = (
-        _ALL_STD**2
-        + _WORK_STD**2 * (work_T[:, None] == work_T)
-        + works_TT * (_CLASS_STD**2 * same_TT + _EXTENT_STD**2 * like_TT)
-        + launches_TT * same_TT * _LAUNCH_STD**2
-        + _TERM_STD**2 * np.eye(len(labels))
-    )
-    covariance_TT[-1, -1] += _OVERHEAD_STD**2
-    member_JT = np.concatenate([np.stack(columns, 1), np.zeros((1, len(labels)))])
+    occurring = []
+    knots = sorted({*_knots(work.log_extent_K)[0].tolist(), *(_knots(work.log_extent_K)[0] + 1).tolist()})
+    shares = {knot: at_knot(work, knot) for knot in knots}
+    for key in keys:
+        for knot in knots:
+            here_K = (key_K == index[key]) * shares[knot]
+            for sort in range(len(WORK)):
+                column_K = work.amounts_KR[:, sort] * here_K
+                if column_K.any():
+                    columns.append(column_K)
+                    occurring.append((key, sort, knot))
+    columns += [(key_K == number).astype(np.float64) for number in range(len(keys))]
+    columns.append(np.zeros(len(key_K)))
+    labels = labels_of(occurring, keys)
+    member_JT = np.concatenate([np.stack(columns, 1), np.zeros((1, len(columns)))])
     member_JT[-1, -1] = 1.0
-    return _Terms(member_JT, work_T, covariance_TT)
+    return _Terms(labels, member_JT, covariance(labels, labels))
 
 
-def _regimes(work: KernelWork, usual_K: Array) -> _Regimes:
+def _regimes(work: KernelWork, usual_K: Array, sheets: Sequence[Sheet]) -> _Regimes:
     """Those that give no time to work that nobody does. The shares add up to 1, the overhead comes on top."""
     totals_R = usual_K @ work.amounts_KR
     done_S = np.append(totals_R > 0.0, True)
     totals_S = np.append(np.maximum(totals_R, 1.0), usual_K.sum())
-    works, launches, means, active = [], [], [], []
+    works, launches, active = [], [], []
+    bounds: list[Array | None] = []
+    rates: list[Array | tuple[Sheet, float]] = []
     for shares, longer in [*((each, False) for each in _SUMS), *((each, True) for each in _LONGER)]:
         share_S = np.array(shares)
         if share_S[~done_S].any():
@@ -343,33 +503,118 @@ def _regimes(work: KernelWork, usual_K: Array) -> _Regimes:
         launches_K = rate_S[-1] > work_K if longer else np.ones(len(usual_K), dtype=bool)
         works_K = ~launches_K if longer else launches_K
         total = float(usual_K @ (works_K * work_K + launches_K * rate_S[-1])) * (1.0 + _OVERHEAD_SHARE)
-        rates = np.append(np.maximum(rate_S, _LEAST_SHARE / totals_S) / total, _OVERHEAD_SHARE)
         works.append(works_K)
         launches.append(launches_K)
-        means.append(np.log(rates[work.terms.work_T]))
+        bounds.append(rate_S if longer else None)
+        rates.append(np.log(np.append(np.maximum(rate_S, _LEAST_SHARE / totals_S) / total, _OVERHEAD_SHARE)))
         active.append(int((share_S > 0.0).sum()))
     likely = np.bincount(active)
     log_prior_G = -np.log(likely[active] * (likely > 0).sum())
-    return _Regimes(np.array(works), np.array(launches), np.array(means), log_prior_G)
+    if sheets:
+        log_prior_G = np.append(
+            log_prior_G + log(1.0 - _SHEET_PRIOR), np.full(len(sheets), log(_SHEET_PRIOR / len(sheets)))
+        )
+        labels, member_KT = work.terms.labels, work.terms.member_JT[:-1, :-1]
+        for sheet in sheets:
+            every = np.ones(len(usual_K), dtype=bool)
+            works.append(every)
+            launches.append(every)
+            bounds.append(None)
+            rate_T = np.exp(_said(sheet, labels))
+            rates.append((sheet, -log(float(usual_K @ member_KT @ rate_T) * (1.0 + _OVERHEAD_SHARE))))
+    return _Regimes(np.array(works), np.array(launches), bounds, rates, log_prior_G)
 
 
-def _amounts(terms: _Terms, regimes: _Regimes, counts_NK: Array) -> Array:
+def _said(sheet: Sheet, labels: Labels) -> Array:
+    """ln(rate) of all terms but the overhead, the last, as the sheet has it."""
+    terms = list(zip(labels.key_T.tolist(), labels.work_T.tolist(), labels.knot_T.tolist()))[:-1]
+    return np.array([sheet(labels.keys[key][0], labels.keys[key][1], work, knot * KNOT) for key, work, knot in terms])
+
+
+def _amounts(terms: _Terms, works_GK: NDArray[np.bool_], launches_GK: NDArray[np.bool_], counts_NK: Array) -> Array:
     """Amounts of the terms in networks by regime, (G, N, T)."""
-    work_KT = terms.member_JT[:-1] * (terms.work_T < len(WORK))
-    launch_KT = terms.member_JT[:-1] * (terms.work_T == len(WORK))
-    amounts_GNT: Array = (counts_NK * regimes.works_GK[:, None]) @ work_KT
-    amounts_GNT += (counts_NK * regimes.launches_GK[:, None]) @ launch_KT
+    work_KT = terms.member_JT[:-1] * (terms.labels.work_T < LAUNCH)
+    launch_KT = terms.member_JT[:-1] * (terms.labels.work_T == LAUNCH)
+    amounts_GNT: Array = (counts_NK * works_GK[:, None]) @ work_KT
+    amounts_GNT += (counts_NK * launches_GK[:, None]) @ launch_KT
     amounts_GNT[:, :, -1] = 1.0
     return amounts_GNT
 
 
-def _seconds(terms: _Terms, regimes: _Regimes, regime: int, log_T: Array) -> Array:
+def _weighed(
+    work: KernelWork,
+    counts_NK: Array,
+    measured_s_N: Array,
+    regimes: _Regimes,
+    kept_G: NDArray[np.int64],
+    noise_G: Array,
+    fit: _Fit,
+    usual_s: float,
+) -> Mixture:
+    """Fits as parts, weighted by their evidence; what hardly counts is left out."""
+    evidence_G = fit.evidence_G + regimes.log_prior_G[kept_G] - np.log(len(_NOISES))
+    best = evidence_G.max()
+    weight_G = np.exp(evidence_G - best)
+    log_evidence = float(best + np.log(weight_G.sum()))
+    weight_G = np.where(weight_G < LEAST_WEIGHT * weight_G.sum(), 0.0, weight_G)
+    weight_G /= weight_G.sum()
+    parts = [
+        Part(
+            weight=float(weight_G[index]),
+            regime=int(kept_G[index]),
+            works_K=regimes.works_GK[kept_G[index]],
+            launches_K=regimes.launches_GK[kept_G[index]],
+            log_T=fit.log_GT[index],
+            share_NT=fit.share_GNT[index],
+            spread_NN=fit.spread_GNN[index],
+            noise_N=fit.noise_GN[index],
+            pull_N=fit.pull_GN[index],
+        )
+        for index in np.flatnonzero(weight_G)
+    ]
+    likeliest = np.argsort(-evidence_G, kind="stable")[:_REFITTED]
+    start = _Start(kept_G[likeliest], noise_G[likeliest], fit.log_GT[likeliest])
+    noise = float(weight_G @ noise_G)
+    return Mixture(work, counts_NK, measured_s_N, regimes, parts, usual_s, noise, log_evidence, start)
+
+
+def _without(mixture: Mixture, left_out: int) -> Mixture:
+    """The likeliest regimes and noises, fitted without one of the networks."""
+    keep_N = np.arange(len(mixture.measured_s_N)) != left_out
+    counts_NK, measured_s_N = mixture.counts_NK[keep_N], mixture.measured_s_N[keep_N]
+    terms, start, regimes = mixture.work.terms, mixture.start, mixture.regimes
+    fit = _fit(
+        terms.covariance_TT,
+        _amounts(terms, regimes.works_GK[start.kept_G], regimes.launches_GK[start.kept_G], counts_NK),
+        np.array([regimes.means(index, terms.labels) for index in start.kept_G]),
+        np.log(measured_s_N / mixture.usual_s),
+        start.noise_G,
+        _REFIT_STEPS,
+        _REFIT_ROUNDS,
+        start.log_GT,
+    )
+    return _weighed(mixture.work, counts_NK, measured_s_N, regimes, start.kept_G, start.noise_G, fit, mixture.usual_s)
+
+
+def part_seconds(terms: _Terms, part: Part) -> Array:
     """Relative seconds by kernel and term, the overhead last, (J, T)."""
-    launch_T = terms.work_T == len(WORK)
-    counts_KT = np.where(launch_T, regimes.launches_GK[regime][:, None], regimes.works_GK[regime][:, None])
-    seconds_JT: Array = terms.member_JT * np.exp(log_T)
+    launch_T = terms.labels.work_T == LAUNCH
+    counts_KT = np.where(launch_T, part.launches_K[:, None], part.works_K[:, None])
+    seconds_JT: Array = terms.member_JT * np.exp(part.log_T)
     seconds_JT[:-1] *= counts_KT
     return seconds_JT
+
+
+def _spread_by(rooted_JT: NDArray[np.floating[Any]], part: Part, root_TT: NDArray[np.floating[Any]]) -> Array:
+    """Times a root of the posterior's covariance, given what is times the prior's root.
+
+    posterior = root (1 - A S^-1 A') root' with A = root' share' and S = A'A + noise^2: by the singular values of A over
+    the noise, those directions shrink.
+    """
+    told_TN, size_N, _ = np.linalg.svd(root_TT.T @ part.share_NT.T / part.noise_N, full_matrices=False)
+    kept_N = 1.0 - 1.0 / np.sqrt(1.0 + size_N**2)
+    spread_JT: Array = rooted_JT - ((rooted_JT @ told_TN) * kept_N) @ told_TN.T
+    return spread_JT
 
 
 def _fit(
@@ -380,12 +625,13 @@ def _fit(
     noise_G: Array,
     steps: int = _FIRST_STEPS,
     rounds: int = 1,
+    start_GT: Array | None = None,
 ) -> _Fit:
     """Modes of the posteriors by Gauss-Newton steps in the networks' space, weights of a Student-t by turns.
 
     The evidence is Laplace's, of Student-t errors, without the constants that all regimes share.
     """
-    log_GT = mean_GT
+    log_GT = mean_GT if start_GT is None else start_GT
     weight_GN = np.ones(terms_GNT.shape[:2])
     eye_NN = np.eye(terms_GNT.shape[1])
 
@@ -411,17 +657,13 @@ def _fit(
         if round_ + 1 < rounds:
             _, residual_GN, _, _ = linearised(log_GT)
             scale_G = np.maximum(noise_G, 1.48 * np.median(np.abs(residual_GN), axis=1))
-            weight_GN = (_FREEDOM + 1.0) / (_FREEDOM + (residual_GN / scale_G[:, None]) ** 2)
-    _, residual_GN, gain_GNT, spread_GNN = linearised(log_GT)
+            weight_GN = np.asarray((_FREEDOM + 1.0) / (_FREEDOM + (residual_GN / scale_G[:, None]) ** 2), np.float64)
+    share_GNT, residual_GN, _, spread_GNN = linearised(log_GT)
     away_GT = log_GT - mean_GT
+    wanted_GN = residual_GN + (share_GNT @ away_GT[:, :, None])[:, :, 0]
+    pulls_GN = np.asarray(np.linalg.solve(spread_GNN, wanted_GN[:, :, None])[:, :, 0])
     likelihood_G = -0.5 * (_FREEDOM + 1.0) * np.log1p((residual_GN / noise_G[:, None]) ** 2 / _FREEDOM).sum(1)
     occam_G = -0.5 * (np.linalg.slogdet(spread_GNN)[1] + np.log(weight_GN).sum(1))
     penalty_G = 0.5 * (away_GT * np.linalg.solve(prior_TT, away_GT.T).T).sum(1)
-    return _Fit(log_GT, likelihood_G + occam_G - penalty_G, gain_GNT, spread_GNN, prior_TT)
-
-
-def _root(covariance_TT: Array) -> Array:
-    """A matrix whose square is the covariance."""
-    values_T, vectors_TT = np.linalg.eigh(covariance_TT)
-    root_TT: Array = vectors_TT * np.sqrt(np.maximum(values_T, 0.0))
-    return root_TT
+    noise_GN = np.asarray(noise_G[:, None] / np.sqrt(weight_GN), dtype=np.float64)
+    return _Fit(log_GT, likelihood_G + occam_G - penalty_G, share_GNT, spread_GNN, noise_GN, pulls_GN)

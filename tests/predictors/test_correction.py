@@ -71,7 +71,8 @@ def test_the_deviation_is_that_of_networks_left_out(noise: float) -> None:
         found = correct(device(), measured[::2], tables=[table()])
         assert found.network_spread is not None
         spreads.append(found.network_spread.value)
-    assert np.mean(spreads) == pytest.approx(noise, rel=0.4)
+    passes = 0.024  # what passes differ by as a whole
+    assert np.mean(spreads) == pytest.approx(np.hypot(noise, passes), rel=0.3)
 
 
 def test_an_earlier_correction_is_replaced_not_compounded() -> None:

@@ -89,6 +89,7 @@ def test_made_up_machines_are_predicted_better_than_by_both_baselines() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / ncnn.FILES[0]).is_file(), reason="../shared/data/ncnn_benchmark is absent")
+@pytest.mark.filterwarnings("ignore:networks that are left out lie", "ignore:the prior of .* is not used")
 def test_five_measured_networks_predict_the_others_on_the_median_device() -> None:
     scored = [each.scores() for each in ncnn.compare(DATA)]
     assert len(scored) == 157
