@@ -54,6 +54,16 @@ def residual_network() -> Graph:
     return builder.graph(builder.linear(builder.activation(builder.linear(x, 32), "gelu"), 10))
 
 
+def activated_first() -> Graph:
+    """Activations before their batch norms, one with an addition and an activation behind it."""
+    builder = GraphBuilder()
+    x = builder.activation(builder.conv2d(builder.input((1, 3, 28, 28)), 16, kernel=3), "relu")
+    y = builder.batch_norm(builder.activation(builder.conv2d(x, 16, kernel=3), "relu"))
+    x = builder.activation(builder.elementwise("add", y, x), "relu")
+    x = builder.batch_norm(builder.activation(builder.conv2d(x, 16, kernel=3), "relu"))
+    return builder.graph(builder.conv2d(x, 16, kernel=3))
+
+
 def two_outputs() -> Graph:
     """A convolution whose output others read and the caller gets too; a product with a broadcast factor."""
     builder = GraphBuilder()
@@ -150,9 +160,10 @@ def test_steps_run_every_operator_that_launches_something_once(backend: Backend,
     assert anchors <= set(ran), "every kernel's first node has a step"
 
 
-def test_what_the_rules_fuse_is_what_the_runtime_fused(backend: Backend) -> None:
+@pytest.mark.parametrize("make", [mobile_network, activated_first], ids=lambda make: make.__name__)
+def test_what_the_rules_fuse_is_what_the_runtime_fused(backend: Backend, make) -> None:
     """Each step runs whole kernels of `configs/runtime`: none is split over two steps, no two share one."""
-    graph = mobile_network()
+    graph = make()
     profile = backend.profile(graph)
     if profile is None:
         pytest.skip(f"{backend.name} times no steps")
