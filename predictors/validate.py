@@ -30,7 +30,7 @@ from predictors.network_times import NetworkTimes
 from predictors.validation.comparison import OURS, Comparison, Scores, mean_scores, median_scores
 from predictors.validation.networks import compare_measured, compare_networks, read_measured, split, table_note
 
-TASKS: tuple[str, ...] = ("adreno", "v100", "neusight", "ncnn", "help_latency")
+TASKS: tuple[str, ...] = ("adreno", "v100", "neusight", "ncnn", "help_latency", "help_calibrate")
 """Modules of `predictors.validation`, each one source of measurements. `compare(data)` gives its comparisons; `TITLE`,
 `GOAL` and `FILES` say what it is, what it shall reach and what it reads; `SUMMARY` how many of them become one row."""
 

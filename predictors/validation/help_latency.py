@@ -34,14 +34,14 @@ NUM_MEASURED = 10
 NUM_DRAWS = 20
 NUM_ARCHS = 1_500
 """Of each space, drawn at random: who is measured and who is predicted."""
-_FIRST_DRAW = 1_000
+FIRST_DRAW = 1_000
 """Seeds of the draws; those below were used to choose the numbers of `predictors.regimes`."""
 
 EAGER, CONVERTED = "torch_eager", "litert"
 _CONVERTED_ON = ("pixel3", "raspi4")
 """Devices that HW-NAS-Bench measured under TensorFlow Lite; HELP's own run PyTorch."""
 _BATCHES = (1, 16, 32, 64, 128, 256)
-_DTYPE = "float32"
+DTYPE = "float32"
 _SIMILAR: Mapping[str, str] = {
     "1080ti": "v100", "titan": "v100", "2080ti": "v100", "v100": "v100",
     "gold": "cpu_x86", "silver": "cpu_x86",
@@ -108,15 +108,15 @@ def compare_space(space: Space, num_draws: int = NUM_DRAWS, num_measured: int = 
     runs: dict[tuple[str, int], Runs] = {}
     for index, device in enumerate(space.devices):
         batch = batch_of(device)
-        names = (CONVERTED, EAGER) if device in _CONVERTED_ON else (EAGER, CONVERTED)
+        names = runtimes_of(device)
         for name in names:
             if (name, batch) not in runs:
                 runs[name, batch] = count_runs(space, name, batch)
         candidates = [runs[name, batch] for name in names]
         macs_N = _macs(candidates[0])
-        roofline_s_N = _roofline_s(candidates[0], load_device(_similar(device)))
+        roofline_s_N = _roofline_s(candidates[0], load_device(similar(device)))
         for draw in range(num_draws):
-            order = np.random.default_rng(_FIRST_DRAW + draw).permutation(len(space.archs))
+            order = np.random.default_rng(FIRST_DRAW + draw).permutation(len(space.archs))
             few, rest = order[:num_measured], order[num_measured:]
             measured_s_N = space.measured_s_ND[:, index]
             latency_s_M, std_s_M = _predict(candidates, measured_s_N, few, rest)
@@ -125,8 +125,8 @@ def compare_space(space: Space, num_draws: int = NUM_DRAWS, num_measured: int = 
                 measured_s_N=measured_s_N[rest],
                 predicted_s_N={
                     OURS: latency_s_M,
-                    MACS_BASELINE: _scaled(macs_N, measured_s_N, few)[rest],
-                    ROOFLINE_BASELINE: _scaled(roofline_s_N, measured_s_N, few)[rest],
+                    MACS_BASELINE: scaled(macs_N, measured_s_N, few)[rest],
+                    ROOFLINE_BASELINE: scaled(roofline_s_N, measured_s_N, few)[rest],
                 },
                 std_s_N=std_s_M,
             )
@@ -152,10 +152,26 @@ def count_runs(space: Space, runtime: str, batch: int) -> Runs:
     if batch != 1:
         enlarged: dict[Kernel, Kernel] = {}
         for index in np.unique((counts_NK > 0.0).argmax(axis=0)):
-            one, many = (fuse(space.graph(space.archs[index], each, runtime), rules, _DTYPE) for each in (1, batch))
+            one, many = (fuse(space.graph(space.archs[index], each, runtime), rules, DTYPE) for each in (1, batch))
             enlarged.update((small.kernel, large.kernel) for small, large in zip(one, many, strict=True))
         kernels = tuple(enlarged[kernel] for kernel in kernels)
     return Runs(kernels=kernels, counts_NK=counts_NK, work=kernel_work(kernels))
+
+
+def runtimes_of(device: str) -> tuple[str, str]:
+    """What ran on the device of a column by its source, and the other kind, which is tried too."""
+    return (CONVERTED, EAGER) if device in _CONVERTED_ON else (EAGER, CONVERTED)
+
+
+def similar(device: str) -> str:
+    """Name of the shipped device whose numbers stand in for those of a column."""
+    return next((name for start, name in _SIMILAR.items() if device.startswith(start)), _OTHER)
+
+
+def scaled(guess_N: Array, measured_s_N: Array, few: NDArray[np.int64]) -> Array:
+    """A guess times the one factor that fits the measured networks best, as a median of ratios."""
+    factor = float(np.median(measured_s_N[few] / guess_N[few]))
+    return factor * guess_N
 
 
 # ------------------------------------------------------------------------------------------------------------ private
@@ -170,14 +186,10 @@ def _fbnet(arch: str, batch: int, runtime: str) -> Graph:
     return fbnet_graph([int(block) for block in arch.split()], batch)
 
 
-def _similar(device: str) -> str:
-    return next((name for start, name in _SIMILAR.items() if device.startswith(start)), _OTHER)
-
-
 @lru_cache(maxsize=4)
 def _counted(space: Space, runtime: str) -> tuple[tuple[Kernel, ...], Array]:
     graphs = (space.graph(arch, 1, runtime) for arch in space.archs)
-    return count_kernels(graphs, load_runtime(runtime), _DTYPE)
+    return count_kernels(graphs, load_runtime(runtime), DTYPE)
 
 
 def _predict(
@@ -196,12 +208,6 @@ def _macs(runs: Runs) -> Array:
 
 
 def _roofline_s(runs: Runs, device: Device) -> Array:
-    kernel_s_K = [roofline(kernel_cost(kernel), device, _DTYPE).latency_s for kernel in runs.kernels]
+    kernel_s_K = [roofline(kernel_cost(kernel), device, DTYPE).latency_s for kernel in runs.kernels]
     latency_s_N: Array = runs.counts_NK @ np.array(kernel_s_K)
     return latency_s_N
-
-
-def _scaled(guess_N: Array, measured_s_N: Array, few: NDArray[np.int64]) -> Array:
-    """A guess times the one factor that fits the measured networks best, as a median of ratios."""
-    factor = float(np.median(measured_s_N[few] / guess_N[few]))
-    return factor * guess_N
