@@ -23,7 +23,7 @@ from predictors.sections import Position, Section, join
 
 if TYPE_CHECKING:
     from predictors.explanation.summary import summary as summary
-    from predictors.onnx_reader import read_onnx as read_onnx
+    from predictors.onnx.reader import read_onnx as read_onnx
     from predictors.tracing import trace as trace
 
 __all__ = [
@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
 
         return trace
     if name == "read_onnx":
-        from predictors.onnx_reader import read_onnx
+        from predictors.onnx.reader import read_onnx
 
         return read_onnx
     if name == "summary":

@@ -118,8 +118,8 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _onnx(path: Path, inputs: Sequence[NetworkInput], batch: int | None, allow_unknown: bool) -> Graph:
-    from predictors.onnx_file import read_without_weights
-    from predictors.onnx_reader import read_onnx
+    from predictors.onnx.file import read_without_weights
+    from predictors.onnx.reader import read_onnx
 
     shapes = _shapes(inputs, f"{path}: an ONNX file says the dtypes of its inputs")
     if isinstance(shapes, dict):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from predictors import UnknownOperatorError, read_onnx, trace
-from predictors.onnx_file import KEPT_BYTES
+from predictors.onnx.file import KEPT_BYTES
 from predictors.operators import Constant, Input
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from predictors.onnx_call import OnnxCall, Result
-from predictors.onnx_windows import average_pool, conv, global_pool, max_pool
+from predictors.onnx.call import OnnxCall, Result
+from predictors.onnx.windows import average_pool, conv, global_pool, max_pool
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda x: x, "Clip": functional.relu6, "Gelu": functional.gelu, "HardSigmoid": functional.hardsigmoid,

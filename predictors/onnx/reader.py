@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from predictors.graph import Graph
-from predictors.onnx_call import MOST_NUMBERS, OnnxCall, as_tensor
-from predictors.onnx_check import LEAST_OPSET, broken_rule, check_domains, check_names, in_order, opsets_of
-from predictors.onnx_control import Value, run_control
-from predictors.onnx_file import read_small_numbers, read_without_weights
-from predictors.onnx_nodes import OnnxNode, node_of, with_whole_operators
-from predictors.onnx_operators import OPERATORS, operator_of
-from predictors.onnx_precision import (
+from predictors.onnx.call import MOST_NUMBERS, OnnxCall, as_tensor
+from predictors.onnx.check import LEAST_OPSET, broken_rule, check_domains, check_names, in_order, opsets_of
+from predictors.onnx.control import Value, run_control
+from predictors.onnx.file import read_small_numbers, read_without_weights
+from predictors.onnx.nodes import OnnxNode, node_of, with_whole_operators
+from predictors.onnx.operators import OPERATORS, operator_of
+from predictors.onnx.precision import (
     Precision,
     TypedBuilder,
     float_precision,
     is_eight_bits,
     with_dtypes_where_needed,
 )
-from predictors.onnx_quantised import expanded, int8_nodes, is_conversion, written_precision
-from predictors.onnx_unknown import depends_on_data, output_shapes
+from predictors.onnx.quantised import expanded, int8_nodes, is_conversion, written_precision
+from predictors.onnx.unknown import depends_on_data, output_shapes
 from predictors.operators import Input, Shape, Unknown, UnknownOperatorError, nearest_names
 from predictors.traced_values import Values
 from predictors.tracing import Tracer
@@ -316,7 +316,7 @@ class _Reader:
                 )
             near = nearest_names(_kind(node), OPERATORS)
             raise UnknownOperatorError(
-                f"it is not in predictors.onnx_operators.OPERATORS{near}; allow_unknown=True keeps it all the same"
+                f"it is not in predictors.onnx.operators.OPERATORS{near}; allow_unknown=True keeps it all the same"
             )
         try:
             results = self._unknown(call) if function is None else function(call)

@@ -6,7 +6,7 @@ from math import prod
 import onnx
 from onnx import helper, shape_inference
 
-from predictors.onnx_call import OnnxCall
+from predictors.onnx.call import OnnxCall
 from predictors.operators import Shape, UnknownOperatorError
 
 

@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from predictors.onnx_nodes import OnnxNode
+from predictors.onnx.nodes import OnnxNode
 from predictors.operators import UnknownOperatorError
 
 MOST_STEPS = 10_000

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from predictors.onnx_call import MOST_NUMBERS, OnnxCall, Result, as_tensor, torch_dtype
-from predictors.onnx_contrib import CONTRIBUTED, onnx_attention
-from predictors.onnx_nodes import FLATTENED, OnnxNode
-from predictors.onnx_windows import WINDOWS, torch_pads
+from predictors.onnx.call import MOST_NUMBERS, OnnxCall, Result, as_tensor, torch_dtype
+from predictors.onnx.contrib import CONTRIBUTED, onnx_attention
+from predictors.onnx.nodes import FLATTENED, OnnxNode
+from predictors.onnx.windows import WINDOWS, torch_pads
 from predictors.operators import broadcast_shape
 
 
@@ -520,4 +520,4 @@ OPERATORS: dict[str, Callable[[OnnxCall], Result | Sequence[Tensor | None]]] = {
     "whole.Roll": _roll,
     "whole.SwapAxes": _swap_axes,
 }
-"""By type, with the domain before it where it is none of ONNX's own; those of 'whole' come from `onnx_nodes`."""
+"""By type, with the domain before it where it is none of ONNX's own; those of 'whole' come from the module `nodes`."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx
 from onnx import checker, helper
 
-from predictors.onnx_nodes import FLATTENED, OnnxNode
+from predictors.onnx.nodes import FLATTENED, OnnxNode
 
 LEAST_OPSET = 11
 

@@ -11,8 +11,8 @@ what `predictors.precision` says of the kinds that runtimes have in common.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from predictors.onnx_nodes import WHOLE, OnnxNode
-from predictors.onnx_precision import Precision
+from predictors.onnx.nodes import WHOLE, OnnxNode
+from predictors.onnx.precision import Precision
 
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 

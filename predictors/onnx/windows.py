@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from predictors.onnx_call import OnnxCall, Result
+from predictors.onnx.call import OnnxCall, Result
 
 _CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED: tuple[Callable[..., Tensor], ...] = (functional.conv_transpose1d, functional.conv_transpose2d)

@@ -10,8 +10,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from predictors.onnx_file import has_values, why_without_values
-from predictors.onnx_nodes import OnnxNode
+from predictors.onnx.file import has_values, why_without_values
+from predictors.onnx.nodes import OnnxNode
 
 Result = Tensor | Sequence[Tensor]
 

@@ -1,0 +1,1 @@
+"""ONNX files as graphs: `reader.read_onnx`."""
