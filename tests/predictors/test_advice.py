@@ -281,12 +281,12 @@ def test_branches_that_are_added_become_one_convolution() -> None:
     total = builder.elementwise("add", builder.elementwise("add", large, small, name="add"), builder.batch_norm(x))
     graph = builder.ended(builder.activation(total, "relu"))
     branches = [advice for advice in told(graph, "merging") if "branches" in advice.sentence]
-    # the 3x3 remains and takes the relu; gone are the 1x1 of 64 products a pixel, the norm of 2, the second sum and the
-    # relu, which are kernels of their own, and the first sum, for which the 3x3 reads 8*256 more
+    # the 3x3 remains and takes the relu; gone are the 1x1 of 64 products a pixel, the norm of 2 that takes the second
+    # sum and the relu (it reads x and the first sum), and the first sum, for which the 3x3 reads 8*256 more
     small_s = seconds(64 * 256, 2 * 8 * 256 + 72)
-    norm_s = seconds(2 * 8 * 256, 2 * 8 * 256 + 16)
-    gone_s = seconds(0, 3 * 8 * 256) + seconds(0, 2 * 8 * 256) + 4 * 8 * 256 / BANDWIDTH
-    assert [advice.gain_s for advice in branches] == pytest.approx([small_s + norm_s + gone_s])
+    norm_s = seconds(2 * 8 * 256, 3 * 8 * 256 + 16)
+    read_s = 4 * 8 * 256 / BANDWIDTH
+    assert [advice.gain_s for advice in branches] == pytest.approx([small_s + norm_s + read_s])
     assert [node.name for node in branches[0].edited.nodes if "conv" in node.name] == ["before.conv", "large.conv"]
 
 
