@@ -78,8 +78,9 @@ class Part:
 
 
 HOST_DRIFT = 0.15
-"""Relative deviation of what the host takes to issue a network's kernels: behind an H200 the same networks took 8 %
-more in one hour than in another, and up to 1.9 times as long in the first half minute of a machine."""
+"""Relative deviation of what the host takes to issue a network's kernels: behind one of two
+machines with an H200 the same networks took 5 to 9 % more, and in a machine's first half minute a kernel up to 1.9
+times as long."""
 
 
 class Whole(NamedTuple):

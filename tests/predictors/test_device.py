@@ -55,9 +55,9 @@ def no_devices_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("RIDGELINE_HOME", str(tmp_path / "home"))
 
 
-def changed(path, value):
-    """GOOD with the value at a path of keys replaced, or with the key removed where the value is `...`."""
-    mapping = deepcopy(GOOD)
+def changed(path, value, good=None):
+    """GOOD, or another mapping, with the value at a path of keys replaced, or the key removed where it is `...`."""
+    mapping = deepcopy(good or GOOD)
     *parents, last = path
     target = mapping
     for key in parents:
@@ -108,17 +108,8 @@ def test_fitted_rates_are_read_and_written_without_loss():
     ],
 )
 def test_a_mistake_in_fitted_rates_is_named_with_its_place(path, value, message):
-    mapping = deepcopy(FITTED)
-    *parents, last = ("float16", *path)
-    target = mapping
-    for key in parents:
-        target = target[key]
-    if value is ...:
-        del target[last]
-    else:
-        target[last] = value
     with pytest.raises(ValueError, match=message):
-        device_from_mapping({**GOOD, "fitted": mapping})
+        device_from_mapping({**GOOD, "fitted": changed(("float16", *path), value, FITTED)})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from onnx_files import cost, exported, floats, saved, texts, variants
 from torch import Tensor, nn
 from torch.nn import functional
+from user_networks import Net
 
 from predictors import UnknownOperatorError, read_onnx, trace
 from predictors.onnx.file import KEPT_BYTES
@@ -288,19 +289,6 @@ def varint(value: int) -> bytes:
 
 
 # ----------------------------------------------------------------------------------------------- exporters and `trace`
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself and its inputs."""
-
-    def __init__(self, forward: Any, **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self._forward = forward
-
-    def forward(self, *inputs: Any) -> Any:
-        return self._forward(self, *inputs)
 
 
 IMAGE = torch.zeros(2, 8, 16, 16)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from user_networks import Net
 
 from predictors import Graph, UnknownOperatorError, trace
 from predictors.measure.torch_layers import GraphModule
@@ -25,19 +26,6 @@ def variants(graph: Graph) -> list[str]:
 
 def wires(graph: Graph) -> list[tuple[str, tuple[int, ...]]]:
     return [(node.operator.variant, node.inputs) for node in graph.nodes]
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself and its inputs."""
-
-    def __init__(self, forward: Any, **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self._forward = forward
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self._forward(self, *inputs, **named)
 
 
 Macs = Callable[[nn.Module, Tensor], int]

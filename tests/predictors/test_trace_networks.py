@@ -1,5 +1,6 @@
 """Whole networks traced: timm's families, heads and decoders as users write them, and what users do wrong."""
 
+import os
 import resource
 from collections import Counter, namedtuple
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from user_networks import (
     GPT,
     SSD,
     DeepLab,
+    Net,
     RetinaNet,
     SpelledOut,
     Suppressed,
@@ -57,19 +59,6 @@ def torchs_macs(net: nn.Module, *args: Any) -> Counter[str]:
     for operator, flops in counter.get_flop_counts()["Global"].items():
         found["convolution" if "conv" in str(operator) else "product"] += flops // 2
     return +found
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself and its inputs."""
-
-    def __init__(self, forward: Any, **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self._forward = forward
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self._forward(self, *inputs, **named)
 
 
 # ------------------------------------------------------------------------------------------------------ users' networks
@@ -508,6 +497,21 @@ def test_every_family_of_timm_is_traced_and_costs_what_torch_counts(name: str) -
     learned = sum(each.numel() for each in net.parameters())
     assert (graph.num_params == learned) == (name not in LEARNED_OTHERWISE)
     assert abs(graph.num_params - learned) < 0.01 * learned
+
+
+@pytest.mark.skipif("RIDGELINE_ALL_NETWORKS" not in os.environ, reason="takes minutes: RIDGELINE_ALL_NETWORKS=1 asks")
+def test_all_of_timm_is_traced() -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed; it comes with ridgeline-nas[dev]")
+    names = timm.list_models()
+    failed: dict[str, str] = {}
+    for name in names:
+        net = timm_net.__wrapped__(name)  # not kept: all of them would fill the memory
+        try:
+            assert trace(net, torch.empty(1, *net.pretrained_cfg["input_size"], device="meta")).macs > 0
+        except Exception as error:  # whatever it is, it is reported below
+            failed[name] = f"{type(error).__name__}: {error}"
+    assert not failed, f"{len(failed)} of {len(names)}"
+    assert len(names) > 1000
 
 
 @pytest.mark.parametrize("name", [name for name in TIMM if "vit" in name or "swin" in name or "beit" in name][:8])
