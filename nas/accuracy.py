@@ -7,10 +7,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas.data.images import ImageData, Labelled
+from nas.data.images import ImageData, Images
+from nas.data.inputs import evaluation_input
 from search_spaces.space import Space
 from search_spaces.supernet import Supernet
 
@@ -42,19 +42,20 @@ class SupernetAccuracy:
         check_data_fits(supernet.space, data)
         self.supernet = supernet
         self.data = data
-        self._calibration_BCHW = as_input(data.train.images[:num_calibration])
+        self._calibration = data.train.read(np.arange(min(num_calibration, len(data.train)))).images
 
     def __call__(self, arch: Mapping[str, int]) -> float:
         return self.of(arch, self.data.valid)
 
-    def of(self, arch: Mapping[str, int], labelled: Labelled) -> float:
+    def of(self, arch: Mapping[str, int], images: Images) -> float:
         """Accuracy on any images, e.g. `data.test`."""
-        return accuracy(folded(self.subnet(arch)), labelled, self.supernet.space.image_size(arch))
+        return accuracy(folded(self.subnet(arch)), self.data, images, self.supernet.space.image_size(arch))
 
     def subnet(self, arch: Mapping[str, int]) -> nn.Module:
         """A stand-alone copy of the subnet with its own statistics, in evaluation mode: what is deployed."""
         subnet = channels_last(self.supernet.extract(arch))
-        recalibrate(subnet, resized(self._calibration_BCHW, self.supernet.space.image_size(arch)))
+        size = self.supernet.space.image_size(arch)
+        recalibrate(subnet, evaluation_input(self.data, self._calibration, size))
         return subnet.eval()
 
 
@@ -74,28 +75,25 @@ def channels_last(module: _Module) -> _Module:
     return module
 
 
-def as_input(images: np.ndarray) -> torch.Tensor:
-    """What networks take: float32 of the same shape with black at -2 and white at 2, channels last in memory."""
-    x_BCHW = torch.from_numpy(images).float().div_(255).sub_(0.5).div_(0.25)
-    return x_BCHW.contiguous(memory_format=torch.channels_last)
+def accuracy(module: nn.Module, data: ImageData, images: Images, size: int) -> float:
+    """Fraction of the images, at `size` pixels, to whose class the module gives the largest logit.
 
+    Args:
+        images: one of the parts of `data`.
 
-def resized(x_BCHW: torch.Tensor, size: int) -> torch.Tensor:
-    """The images at a height and width of `size` pixels."""
-    if x_BCHW.shape[-1] == size:
-        return x_BCHW
-    return interpolate(x_BCHW, size=(size, size), mode="bilinear", antialias=True)
-
-
-def accuracy(module: nn.Module, labelled: Labelled, size: int) -> float:
-    """Fraction of the images, resized to `size` pixels, to whose class the module gives the largest logit."""
-    num_right = 0
+    Raises:
+        ValueError: none of the images can be read.
+    """
+    num_right = num_read = 0
     with torch.inference_mode():
-        for start in range(0, len(labelled), BATCH):
-            x_BCHW = resized(as_input(labelled.images[start : start + BATCH]), size)
-            labels_B = torch.from_numpy(labelled.labels[start : start + BATCH])
-            num_right += int((module(x_BCHW).argmax(dim=1) == labels_B).sum())
-    return num_right / len(labelled)
+        for indices in np.split(np.arange(len(images)), range(BATCH, len(images), BATCH)):
+            batch = images.read(indices)
+            logits_BK = module(evaluation_input(data, batch.images, size))
+            num_right += int((logits_BK.argmax(dim=1) == torch.from_numpy(batch.labels)).sum())
+            num_read += len(batch.labels)
+    if not num_read:
+        raise ValueError(f"data {data.name!r}: none of {len(images)} images can be read")
+    return num_right / num_read
 
 
 def recalibrate(module: nn.Module, x_BCHW: torch.Tensor) -> None:

@@ -26,8 +26,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from nas.accuracy import as_input, channels_last, check_data_fits, resized
-from nas.data.images import ImageData, Labelled
+from nas.accuracy import channels_last, check_data_fits
+from nas.data.images import ImageData, Images
+from nas.data.inputs import resized, training_input
 from nas.files import replacing
 from search_spaces.loading import record_from_mapping
 from search_spaces.space import Space
@@ -135,7 +136,7 @@ def training_key(space: Space, data: ImageData, recipe: Recipe) -> str:
     """A hash of all that determines the weights of a trained supernet."""
     determined = {
         "format": FORMAT,
-        "space": {"class": type(space).__qualname__, **asdict(space)},  # type: ignore[call-overload]
+        "space": dict(space.identity),
         "images": data.digest,
         "recipe": asdict(recipe),
     }
@@ -177,7 +178,8 @@ class _Training:
             torch.manual_seed(recipe.seed)
             self.supernet = channels_last(space.supernet()).train()
         self.space, self.recipe, self.step = space, recipe, 0
-        self.train: Labelled = data.train
+        self.data: ImageData = data
+        self.train: Images = data.train
         self.steps_per_epoch = len(self.train) // recipe.batch_size
         weights = [each for each in self.supernet.parameters() if each.ndim > 1]
         others = [each for each in self.supernet.parameters() if each.ndim <= 1]
@@ -229,8 +231,11 @@ class _Training:
         if index == 0 or not hasattr(self, "_order"):
             self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.train))
         chosen = self._order[index * self.recipe.batch_size : (index + 1) * self.recipe.batch_size]
-        x_BCHW = resized(as_input(self.train.images[chosen]), self.space.image_size(self.space.largest()))
-        return x_BCHW, torch.from_numpy(self.train.labels[chosen])
+        batch = self.train.read(chosen)
+        size, rows = self.space.image_size(self.space.largest()), np.arange(len(chosen))
+        seed = (self.recipe.seed, self.step)
+        x_BCHW = training_input(self.data, batch.images, size, seed=seed, rows=rows, num=len(chosen))
+        return x_BCHW, torch.from_numpy(batch.labels)
 
     def _learning_rate(self) -> float:
         progress = (self.step + 1) / self.recipe.num_steps

@@ -47,7 +47,7 @@ def instance_from_mapping(mapping: Mapping[str, Any], class_key: str, where: str
 
 
 def record_from_mapping(cls: type[_Record], mapping: Mapping[str, Any], where: str) -> _Record:
-    """A frozen dataclass from a plain mapping: its keys and types are checked, sequences become tuples.
+    """A frozen dataclass from a plain mapping: keys and types are checked, sequences become tuples.
 
     Raises:
         ValueError: a key is unknown or missing (those that exist are listed), or a value is of another type.
@@ -63,6 +63,8 @@ def _typed(value: object, hint: Any, where: str) -> Any:
     if get_origin(hint) is tuple:
         items = check_type(value, (list, tuple), where)
         return tuple(_typed(item, get_args(hint)[0], where) for item in items)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else record_from_mapping(hint, check_type(value, Mapping, where), where)
     if type(None) in get_args(hint):
         return None if value is None else _typed(value, get_args(hint)[0], where)
     return float(check_type(value, (int, float), where)) if hint is float else check_type(value, hint, where)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -66,7 +67,17 @@ class Space(Protocol):
         """The network as operators, without building a module."""
 
     def build(self, arch: Mapping[str, int]) -> "nn.Module":
-        """A stand-alone torch module with fresh weights."""
+        """A stand-alone torch module with fresh weights, as it is trained.
+
+        `graph` is the network as deployed: what `search_spaces.deployment.as_deployed` makes of the module.
+        """
+
+    def shared_network(self) -> "nn.Module":
+        """A module of fresh weights that has every layer of every arch, named as in `build`, at its largest size."""
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """All that determines the networks of the space, JSON-able: what a file of trained weights is named after."""
 
     def supernet(self) -> "Supernet":
         """The weight-sharing network that holds every arch."""
@@ -112,6 +123,13 @@ class KnobSpace(ABC):
 
     @abstractmethod
     def deployed(self, resolution: int | None = None, batch: int = 1) -> Self: ...
+
+    def shared_network(self) -> "nn.Module":
+        return self.build(self.largest())
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        return {"class": type(self).__qualname__, **asdict(self)}  # type: ignore[call-overload]
 
     def check(self, arch: Mapping[str, int]) -> None:
         """Raise ValueError unless the arch gives every knob, and only those, a value that `choices` lists."""

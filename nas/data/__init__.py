@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.data.images import ImageData, ImageSource, Labelled
+from nas.data.images import Batch, ImageData, Images, ImageSource, Labelled, Normalisation
 from predictors.mapping import named_file, read_yaml
 from predictors.paths import shipped
 from search_spaces.loading import instance_from_mapping
 
-__all__ = ["ImageData", "ImageSource", "Labelled", "data_from_mapping", "load_data"]
+__all__ = [
+    "Batch",
+    "ImageData",
+    "ImageSource",
+    "Images",
+    "Labelled",
+    "Normalisation",
+    "data_from_mapping",
+    "load_data",
+]
 
 
 def load_data(name_or_path: str | Path, **overrides: object) -> ImageData:

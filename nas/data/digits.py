@@ -5,7 +5,7 @@ https://doi.org/10.24432/C50P49; `sklearn.datasets.load_digits` has its test par
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Digits:
     seed: int = 0
 
     def load(self) -> ImageData:
-        parts = {}
+        parts: dict[str, Any] = {}
         for part, sources in split_sources(self.seed, self.valid_fraction, self.test_fraction).items():
             enlarged = interpolate(sources.images, size=(self.size, self.size), mode="bilinear")
             parts[part] = Labelled(images=_as_bytes(enlarged), labels=sources.labels.numpy())
@@ -106,7 +106,7 @@ class ClutteredDigits:
             raise ValueError(f"{asked}: num_pieces, noise and max_rotation_deg must not be negative")
 
     def load(self) -> ImageData:
-        parts = {}
+        parts: dict[str, Any] = {}
         numbers = (self.num_train, self.num_valid, self.num_test)
         sources = split_sources(self.seed, self.valid_fraction, self.test_fraction)
         for index, (part, number) in enumerate(zip(PARTS, numbers)):

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from nas.accuracy import SupernetAccuracy, accuracy, as_input, folded, recalibrate, resized
-from nas.data import ImageData, Labelled
+from nas.accuracy import SupernetAccuracy, accuracy, folded, recalibrate
+from nas.data import ImageData, Labelled, Normalisation
 from nas.data.digits import ClutteredDigits
+from nas.data.inputs import evaluation_input, normalised
 from search_spaces import load_space
 from search_spaces.supernet import Supernet
 
@@ -54,7 +55,7 @@ def test_without_recalibration_a_subnet_is_judged_by_statistics_that_are_not_its
     supernet: Supernet, data: ImageData
 ) -> None:
     arch = supernet.space.smallest()
-    x_BCHW = resized(as_input(data.train.images), supernet.space.image_size(arch))
+    x_BCHW = evaluation_input(data, data.train.images, supernet.space.image_size(arch))
     own, shared = SupernetAccuracy(supernet, data).subnet(arch), supernet.extract(arch).eval()
     with torch.inference_mode():
         spreads = [
@@ -67,7 +68,7 @@ def test_without_recalibration_a_subnet_is_judged_by_statistics_that_are_not_its
 def test_folding_normalizations_changes_no_answer(supernet: Supernet, data: ImageData) -> None:
     judge = SupernetAccuracy(supernet, data)
     arch = supernet.space.largest()
-    x_BCHW = as_input(data.valid.images)
+    x_BCHW = evaluation_input(data, data.valid.images, 32)
     with torch.inference_mode():
         plain = judge.subnet(arch)(x_BCHW)
         quick_module = folded(judge.subnet(arch))
@@ -85,7 +86,9 @@ def test_accuracy_counts_right_answers() -> None:
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
             return torch.stack([-x_BCHW[:, 0, 0, 0], x_BCHW[:, 0, 0, 0]], dim=1)
 
-    assert accuracy(TopLeft(), Labelled(images=images, labels=np.array([0, 1, 0])), size=2) == 2 / 3
+    part = Labelled(images=images, labels=np.array([0, 1, 0]))
+    data = ImageData(name="pixels", num_classes=2, train=part, valid=part, test=part)
+    assert accuracy(TopLeft(), data, part, size=2) == 2 / 3
 
 
 def test_a_subnet_sees_images_of_its_resolution(supernet: Supernet, data: ImageData) -> None:
@@ -106,7 +109,7 @@ def test_other_images_can_be_judged(supernet: Supernet, data: ImageData) -> None
 
 
 def test_inputs_are_centred() -> None:
-    x = as_input(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+    x = normalised(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), Normalisation())
     assert x.flatten().tolist() == [-2.0, 2.0]
 
 

@@ -15,6 +15,7 @@ from predictors import Graph, LatencyPredictor, load_device, trace
 from predictors.paths import shipped
 from predictors.sections import joined
 from search_spaces import Arch, Space, load_space
+from search_spaces.deployment import as_deployed
 from search_spaces.supernet import Supernet
 
 SPACES = sorted(path.stem for path in shipped("space").glob("*.yaml"))
@@ -35,7 +36,7 @@ def supernet_of(name: str) -> Supernet:
     with torch.no_grad():
         for tensor in (*supernet.parameters(), *supernet.buffers()):
             if tensor.is_floating_point():
-                tensor.add_(0.1 * torch.rand_like(tensor))
+                tensor.add_(0.02 * torch.rand_like(tensor))
     return supernet.eval()
 
 
@@ -44,9 +45,9 @@ def sampled(space: Space, num_archs: int = 3) -> list[Arch]:
     return [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(num_archs))]
 
 
-def images(space: Space, arch: Arch, batch: int = 1, size: int | None = None) -> torch.Tensor:
-    shape = space.graph(arch).nodes[0].operator.output_shape
-    return torch.randn(batch, shape[1], *(shape[2:] if size is None else (size, size)))
+def images(space: Space, arch: Arch, batch: int = 1) -> torch.Tensor:
+    size = space.image_size(arch)
+    return torch.randn(batch, space.in_channels, size, size)
 
 
 @every_space
@@ -129,14 +130,14 @@ def test_choices_increase(name: str) -> None:
 def test_the_graph_is_what_tracing_the_module_finds(name: str) -> None:
     space = space_named(name)
     for arch in sampled(space):
-        assert trace(space.build(arch).eval(), images(space, arch)) == space.graph(arch)
+        assert trace(as_deployed(space.build(arch)), images(space, arch)) == space.graph(arch)
 
 
 @every_space
 def test_macs_and_parameters_agree_exactly_with_fvcore(name: str) -> None:
     space = space_named(name)
     for arch in sampled(space):
-        module = space.build(arch).eval()
+        module = as_deployed(space.build(arch))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit, which fvcore is built on, is deprecated
             from fvcore.nn import FlopCountAnalysis
@@ -153,14 +154,15 @@ def test_an_extracted_subnet_computes_what_the_active_slice_computes(name: str) 
     outputs = []
     for arch in sampled(space):
         torch.manual_seed(0)
-        x = images(space, space.largest(), batch=2, size=64)
+        x = images(space, space.smallest(), batch=2)
         supernet.set_arch(arch)
         subnet = supernet.extract(arch)
         with torch.inference_mode():
             outputs.append(supernet(x))
             torch.testing.assert_close(subnet(x), outputs[-1], rtol=0, atol=1e-5)
         assert type(subnet) is type(space.build(arch))
-        assert sum(parameter.numel() for parameter in subnet.parameters()) == space.graph(arch).num_params
+        deployed = as_deployed(subnet)
+        assert sum(parameter.numel() for parameter in deployed.parameters()) == space.graph(arch).num_params
     assert all(not torch.allclose(outputs[0], other, atol=1e-4) for other in outputs[1:])
 
 
@@ -177,7 +179,7 @@ def test_training_the_smallest_subnet_moves_only_its_part_of_the_shared_weights(
     space = space_named(name)
     supernet = space.supernet().train()
     supernet.set_arch(space.smallest())
-    supernet(images(space, space.smallest(), batch=2, size=64)).square().sum().backward()
+    supernet(images(space, space.smallest(), batch=2)).square().sum().backward()
     slices = supernet.slices(space.build(space.smallest()))
     for parameter_name, shared in supernet.network.named_parameters():
         if parameter_name not in slices:
