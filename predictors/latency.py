@@ -25,7 +25,14 @@ from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime, n
 from predictors.graph import Graph
 from predictors.lookup_table import LookupTable
 from predictors.operators import Unknown
-from predictors.predict_many import ArchSpace, BlockTables, Predictions, block_tables
+from predictors.predict_many import (
+    ArchSpace,
+    BlockTables,
+    PositionTable,
+    Predictions,
+    block_tables,
+    position_tables,
+)
 from predictors.roofline import Bound, Roofline, class_latency_s, roofline
 from predictors.sections import Section
 from predictors.transfer import transferred
@@ -319,6 +326,10 @@ class LatencyPredictor:
             return _stacked([self.predict(space.graph(arch)) for arch in archs], self.device)
         return tables.predict(self.device, archs if isinstance(archs, np.ndarray) else space.encode(archs))
 
+    def position_tables(self, space: ArchSpace) -> tuple[PositionTable, ...] | None:
+        """What can stand at each position of a space's networks and what it costs; None where costs do not add up."""
+        return position_tables(space, lambda section: self._parts.get(section) or self._section_part(section))
+
     def estimate(self, kernel: Kernel) -> KernelEstimate:
         """One kernel by itself; remembered, so that the next network that has it pays nothing."""
         estimate = self._estimates.get(kernel)
@@ -358,7 +369,8 @@ class LatencyPredictor:
         for each, tables in known.values():
             if each is space or each == space:
                 return tables
-        tables = block_tables(space, lambda section: self._parts.get(section) or self._section_part(section))
+        positions = self.position_tables(space)
+        tables = None if positions is None else block_tables(space, positions)
         _remember(known, id(space), (space, tables), _MAX_SPACES)
         return tables
 

@@ -31,7 +31,8 @@ _BLOCK = 2048
 
 _SIDE_BY_SIDE = 32
 
-_COLUMNS = (*Sums._fields[: Sums._fields.index("read_bytes")], "traffic_bytes", "weight_bytes")
+COLUMNS = (*Sums._fields[: Sums._fields.index("read_bytes")], "traffic_bytes", "weight_bytes")
+"""What adds up over positions."""
 
 
 class ArchSpace(Protocol):
@@ -71,12 +72,12 @@ class Predictions:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Table:
-    """What stands at some neighbouring positions, by the indices of the knobs that decide it.
+class PositionTable:
+    """What stands at a position, or at some neighbouring ones, by the indices of the knobs that decide it.
 
     Args:
         knobs: of R combinations of their values, the first knob's slowest.
-        sums_RC: `_COLUMNS`, then the standard deviations that the groups share.
+        sums_RC: `COLUMNS`, then the standard deviations that the groups share.
         peaks_R: largest sum of activations in bytes.
     """
 
@@ -94,7 +95,7 @@ class BlockTables:
         strides_KT: by how many rows a step of each knob moves in each table.
     """
 
-    tables: tuple[_Table, ...]
+    tables: tuple[PositionTable, ...]
     sizes_K: NDArray[np.float32]
     strides_KT: NDArray[np.float32]
 
@@ -152,7 +153,7 @@ class BlockTables:
         return np.ascontiguousarray(sums_BC.T), peaks_B
 
 
-def block_tables(space: ArchSpace, part_of_section: Callable[[Section], Part]) -> BlockTables | None:
+def position_tables(space: ArchSpace, part_of_section: Callable[[Section], Part]) -> tuple[PositionTable, ...] | None:
     """Costs of all that can stand at each position of a space's networks; None where they do not simply add up.
 
     That is so where the space does not say how its graphs are cut or a position can be filled in too many ways, and
@@ -162,16 +163,23 @@ def block_tables(space: ArchSpace, part_of_section: Callable[[Section], Part]) -
     choices = space.choices
     if not positions or any(prod(len(choices[knob]) for knob in each.knobs) > _MAX_CHOICES for each in positions):
         return None
-    filled = [_parts_at(position, choices, part_of_section) for position in positions]
+    parts_of = {position: _parts_at(position, choices, part_of_section) for position in set(positions)}
+    filled = [parts_of[position] for position in positions]
     if _may_fuse_across(filled):
         return None
     groups = {group: None for parts in filled for part in parts if part for group, _ in part.shared_std_s}
-    columns = {group: len(_COLUMNS) + number for number, group in enumerate(groups)}
-    tables: list[_Table] = []
-    for position, parts in zip(positions, filled):
-        table = _table(position.knobs, parts, columns)
+    columns = {group: len(COLUMNS) + number for number, group in enumerate(groups)}
+    tables = {position: _table(position.knobs, parts, columns) for position, parts in parts_of.items()}
+    return tuple(tables[position] for position in positions)
+
+
+def block_tables(space: ArchSpace, found: Sequence[PositionTable]) -> BlockTables:
+    """What `position_tables` found for a space, merged so that an arch is few rows."""
+    choices = space.choices
+    tables: list[PositionTable] = []
+    for table in found:
         union = tuple(dict.fromkeys((*tables[-1].knobs, *table.knobs))) if tables else ()
-        if tables and prod(len(choices[knob]) for knob in union) <= _MAX_ROWS:
+        if tables and prod(len(choices[knob]) for knob in union) <= max(_MAX_ROWS, len(table.peaks_R)):
             table = _merged(tables.pop(), table, union, choices)
         tables.append(table)
     return BlockTables(
@@ -204,22 +212,24 @@ def _may_fuse_across(filled: Sequence[Sequence[Part | None]]) -> bool:
     return False
 
 
-def _table(knobs: tuple[str, ...], parts: Sequence[Part | None], columns: Mapping[str, int]) -> _Table:
-    sums_RC = np.zeros((len(parts), len(_COLUMNS) + len(columns)))
+def _table(knobs: tuple[str, ...], parts: Sequence[Part | None], columns: Mapping[str, int]) -> PositionTable:
+    sums_RC = np.zeros((len(parts), len(COLUMNS) + len(columns)))
     peaks_R = np.zeros(len(parts))
     for row, part in enumerate(parts):
         if part is None:
             continue
         sums = part.sums._asdict()
         sums["traffic_bytes"] = part.sums.read_bytes + part.sums.weight_bytes + part.sums.write_bytes
-        sums_RC[row, : len(_COLUMNS)] = [sums[name] for name in _COLUMNS]
+        sums_RC[row, : len(COLUMNS)] = [sums[name] for name in COLUMNS]
         for group, std_s in part.shared_std_s:
             sums_RC[row, columns[group]] = std_s
         peaks_R[row] = part.peak_activation_bytes
-    return _Table(knobs, sums_RC, peaks_R)
+    return PositionTable(knobs, sums_RC, peaks_R)
 
 
-def _merged(first: _Table, second: _Table, knobs: tuple[str, ...], choices: Mapping[str, tuple[int, ...]]) -> _Table:
+def _merged(
+    first: PositionTable, second: PositionTable, knobs: tuple[str, ...], choices: Mapping[str, tuple[int, ...]]
+) -> PositionTable:
     """One table for both, over all their knobs."""
     indices_KR = np.indices([len(choices[knob]) for knob in knobs]).reshape(len(knobs), -1)
     rows_R, others_R = (
@@ -229,7 +239,7 @@ def _merged(first: _Table, second: _Table, knobs: tuple[str, ...], choices: Mapp
         )
         for strides in (_stride_by_knob(first.knobs, choices), _stride_by_knob(second.knobs, choices))
     )
-    return _Table(
+    return PositionTable(
         knobs,
         first.sums_RC[rows_R] + second.sums_RC[others_R],
         np.maximum(first.peaks_R[rows_R], second.peaks_R[others_R]),
@@ -265,9 +275,9 @@ def _put(
 ) -> None:
     """Turn the sums over the sections of a block of archs into its costs."""
     latency_s, variance_s2, host_s, num_kernels, macs, num_params, executed_macs, traffic_bytes, weight_bytes = sums_CB[
-        : len(_COLUMNS)
+        : len(COLUMNS)
     ]
-    shared_CB = sums_CB[len(_COLUMNS) :]
+    shared_CB = sums_CB[len(COLUMNS) :]
     shared_s2 = np.square(shared_CB, out=shared_CB).sum(axis=0)
     whole = whole_network(device, latency_s, num_kernels, variance_s2, shared_s2, host_s)
     found.latency_s[block] = whole.latency_s

@@ -60,14 +60,18 @@ class Run:
     seconds: Mapping[str, float]
 
 
-def compare(data: Path) -> list[Comparison]:
-    """A comparison a run, for CPUs and for GPUs; beside the baselines, what five at random and what no prior give."""
+def compare(data: Path, every: int = 1) -> list[Comparison]:
+    """A comparison a run, for CPUs and for GPUs; beside the baselines, what five at random and what no prior give.
+
+    Args:
+        every: 3 takes a third of the runs.
+    """
     networks = read_networks(data / FILES[1])
     runs = read_runs(data / FILES[0])
     return [
         comparison
         for kind in ("cpu", "vulkan")
-        for comparison in compare_runs([run for run in runs if run.device.name == kind], networks)
+        for comparison in compare_runs([run for run in runs if run.device.name == kind][::every], networks)
     ]
 
 
