@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from nas.accuracy import Accuracy, SupernetAccuracy
     from nas.constraints import constraints_from_mapping
     from nas.data import load_data
+    from nas.finishing import finish_run
     from nas.job import search_from_mapping
     from nas.objectives import METRICS
     from nas.pareto import hypervolume, pareto_front
     from nas.report import print_summary, write_report
     from nas.result import Candidate, SearchResult
+    from nas.run_folder import read_run
     from nas.storage import open_journal
     from nas.study import SearchTask, open_study, run_search
-    from nas.training import Recipe, train_supernet
+    from nas.training import Recipe, train_network, train_supernet
+    from nas.verifying import subject_of, verify_run
 
 _MODULES = {
     "Accuracy": "accuracy",
@@ -28,15 +31,20 @@ _MODULES = {
     "SearchTask": "study",
     "SupernetAccuracy": "accuracy",
     "constraints_from_mapping": "constraints",
+    "finish_run": "finishing",
     "hypervolume": "pareto",
     "load_data": "data",
     "open_journal": "storage",
     "open_study": "study",
     "pareto_front": "pareto",
     "print_summary": "report",
+    "read_run": "run_folder",
     "run_search": "study",
     "search_from_mapping": "job",
+    "subject_of": "verifying",
+    "train_network": "training",
     "train_supernet": "training",
+    "verify_run": "verifying",
     "write_report": "report",
 }
 
@@ -49,15 +57,20 @@ __all__ = [
     "SearchTask",
     "SupernetAccuracy",
     "constraints_from_mapping",
+    "finish_run",
     "hypervolume",
     "load_data",
     "open_journal",
     "open_study",
     "pareto_front",
     "print_summary",
+    "read_run",
     "run_search",
     "search_from_mapping",
+    "subject_of",
+    "train_network",
     "train_supernet",
+    "verify_run",
     "write_report",
 ]
 

@@ -57,6 +57,10 @@ class UserFolder(FileConfigSource):
     def scheme() -> str:
         return "user"
 
+    def is_group(self, config_path: str) -> bool:
+        """A folder `run` beside the command is no group, or `run=FOLDER` would choose of it."""
+        return super().is_group(config_path) and (not config_path or shipped(config_path).is_dir())
+
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         found = super().list(config_path, results_filter)
         return found if config_path else [name for name in found if shipped(name).is_dir()]

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nas.result import Ending, SearchResult
 from nas.scoring import AccuracySource
 from nas.storage import check_storage, shown_url, storage_from_mapping
 from nas.study import SearchTask, open_study, run_search
-from nas.training import Recipe, recipe_from_mapping, train_supernet, training_key
+from nas.training import Recipe, is_first_process, recipe_from_mapping, train_supernet
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
 from predictors.fusion import runtime_from_mapping
 from predictors.latency import LatencyPredictor
@@ -39,11 +39,14 @@ _NUM_PROFILED_NETWORKS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A search whose every input has been read and checked; nothing has been trained or written."""
+    """A search whose every input has been read and checked; nothing has been trained or written.
+
+    `data` and `recipe` are None where the accuracies need none.
+    """
 
     task: SearchTask
-    data: ImageData
-    recipe: Recipe
+    data: ImageData | None
+    recipe: Recipe | None
     source: AccuracySource
     sampler: MakeSampler
     num_trials: int
@@ -75,6 +78,7 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
             seed=job.seed,
             progress=True,
         )
+        result = replace(result, judgement=scoring.judgement)
         if result.candidates:
             report(result, job, command=command, config_text=config_text, extract=scoring.extract)
     if result.ending is Ending.INTERRUPTED:
@@ -100,7 +104,8 @@ def train_from_mapping(config: Mapping[str, Any]) -> None:
     check_data_fits(space, data)
     folder = home() / "supernets"
     train_supernet(space, data, recipe_from_mapping(config["training"]), folder)
-    print(f"The supernet of {space.name} on {data.name} is trained and kept in {folder}")
+    if is_first_process():
+        print(f"The supernet of {space.name} on {data.name} is trained and kept in {folder}")
 
 
 def job_from_mapping(config: Mapping[str, Any]) -> Job:
@@ -118,22 +123,24 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
     objectives = objectives_from_mapping(config["objectives"])
     constraints = constraints_from_mapping(config["constraints"])
     sampler = sampler_from_mapping(config["sampler"])
-    recipe = recipe_from_mapping(config["training"])
     source: AccuracySource = instance_from_mapping(config["accuracy"], "source", "accuracy")
+    recipe = recipe_from_mapping(config["training"]) if source.needs_training else None
     space = space_from_mapping(config["space"])
     deployed_space = space.deployed(config["deploy"]["resolution"], config["deploy"]["batch"])
     runtime = runtime_from_mapping(config["runtime"]) if config.get("runtime") else None
     predictor = LatencyPredictor(
         _device(config["hw"], deployed_space), dtype=config["deploy"]["dtype"], runtime=runtime
     )
-    data = data_from_mapping(config["data"])
+    data = data_from_mapping(config["data"]) if source.needs_data else None
     source.check(space, data)
     task = SearchTask(
         space=space, deployed_space=deployed_space, predictor=predictor, objectives=objectives, constraints=constraints
     )
     _ = task.feasible_arch
+    unused = {"data": data is None, "training": recipe is None}
     determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed")
-    identity = {key: config.get(key) for key in determining} | {"weights": training_key(space, data, recipe)}
+    identity = {key: config.get(key) for key in determining if not unused.get(key)}
+    identity["weights"] = source.digest(space, data, recipe)
     return Job(
         task=task,
         data=data,
@@ -166,7 +173,7 @@ def report(
     """Write the report of a search into its folder and print the summary."""
     from nas.report import print_summary, write_report
 
-    write_report(result, job.folder, command=command, config_text=config_text, data_name=job.data.name, extract=extract)
+    write_report(result, job.folder, command=command, config_text=config_text, extract=extract, data=job.data)
     print_summary(result, job.folder)
 
 
@@ -188,13 +195,14 @@ def _device(mapping: Mapping[str, Any], deployed_space: Space) -> Device:
         return device
 
 
-def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData, identity: Mapping[str, Any]) -> Path:
+def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData | None, identity: Mapping[str, Any]) -> Path:
     """The folder that the user names, or one whose name is the same whenever the same is asked."""
     if config["run_dir"] is not None:
         return Path(config["run_dir"]).expanduser()
     asked = json.dumps({**task.fingerprint, **identity}, sort_keys=True)
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
-    name = f"{task.space.name}-{data.name}-{config['objectives']['name']}-{digest}"
+    judged = data.name if data else str(config["accuracy"]["source"]).rpartition(".")[2].removeprefix("From").lower()
+    name = f"{task.space.name}-{judged}-{config['objectives']['name']}-{digest}"
     return Path("outputs") / task.predictor.device.name / name
 
 

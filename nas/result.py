@@ -17,6 +17,23 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What `1 - error` of a candidate is, in words for a person.
+
+    Attributes:
+        name: "accuracy", or "score" for a number that only ranks networks.
+        origin: where it comes from, the end of a sentence that begins "Accuracies are"; empty if nobody says.
+    """
+
+    name: str = "accuracy"
+    origin: str = ""
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.name == "accuracy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One evaluated arch. `metrics` has every metric that the device knows: `error` and the costs as deployed."""
 
@@ -41,6 +58,7 @@ class SearchResult:
         hypervolumes: after each candidate; same length as `candidates`.
         accuracy_s: seconds spent evaluating accuracy in this process, `total_s` in the search altogether.
         ending: whether it was interrupted, or the space had fewer networks than asked for.
+        judgement: what the networks' `1 - error` is.
     """
 
     space: Space
@@ -55,3 +73,4 @@ class SearchResult:
     accuracy_s: float
     total_s: float
     ending: Ending = Ending.FINISHED
+    judgement: Judgement = Judgement()

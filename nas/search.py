@@ -52,8 +52,11 @@ ConfigStore.instance().store(name="search_schema", node=SearchConfig)
 def main(config: DictConfig) -> None:
     with reported_errors():
         from nas.job import check_device_name, search_from_mapping
+        from search_spaces.loading import check_space_name
 
-        check_device_name(HydraConfig.get().runtime.choices["hw"])
+        choices = HydraConfig.get().runtime.choices
+        check_device_name(choices["hw"])
+        check_space_name(str(choices["space"]))
         command = f"python -m nas.search {shlex.join(HydraConfig.get().overrides.task)}"
         search_from_mapping(plain_mapping(config), command=command)
 

@@ -83,7 +83,9 @@ def device_to_mapping(device: Device) -> dict[str, Any]:
     if device.runtime not in device.runtimes:
         found |= _numbers(device)
     if device.runtimes:
-        found["runtimes"] = {name: _numbers(numbers) for name, numbers in device.runtimes.items()}
+        found["runtimes"] = {
+            name: _numbers(device if name == device.runtime else numbers) for name, numbers in device.runtimes.items()
+        }
     return found
 
 

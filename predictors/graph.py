@@ -114,8 +114,9 @@ def data_inputs(operator: Operator) -> slice:
     return slice(1) if operator.kind == "gather" else slice(None)
 
 
-# Networks of one space repeat the same few thousand operators: equal ones are made once and shared.
+# Networks of one space repeat the same few thousand operators and nodes: equal ones are made once and shared.
 shared_operator: Callable[..., Any] = lru_cache(maxsize=1 << 16)(lambda operator, **fields: operator(**fields))
+_shared_node = lru_cache(maxsize=1 << 16)(Node)
 
 
 class GraphBuilder:
@@ -141,7 +142,7 @@ class GraphBuilder:
 
     def add(self, operator: Operator, *inputs: int, name: str = "", dtype: str = "", write_dtype: str = "") -> int:
         """Add any operator; the other methods are short forms of this one."""
-        self._nodes.append(Node(operator, inputs, name, dtype, write_dtype))
+        self._nodes.append(_shared_node(operator, inputs, name, dtype, write_dtype))
         return len(self._nodes) - 1
 
     def input(self, shape: Shape, name: str = "") -> int:

@@ -18,6 +18,11 @@ def shipped(group: str) -> Path:
     return Path(str(resources.files("configs"))) / group
 
 
+def user_folders(group: str) -> tuple[Path, ...]:
+    """Folders of the user's own files of a config group, the nearest first."""
+    return (Path.cwd() / group, home() / group)
+
+
 def user_device_folders() -> tuple[Path, ...]:
     """Folders of the user's own devices and tables, the nearest first."""
-    return (Path.cwd() / "hw", home() / "hw")
+    return user_folders("hw")

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from predictors.graph import Graph, Node
-from predictors.operators import Input, Shape
+from predictors.operators import Constant, Input, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Section:
     identity, to be made once and shared.
 
     Raises:
-        ValueError: another node without inputs than the first, or an output that is not the last node or only a view.
+        ValueError: another input than the first node, or an output that is not the last node or only a view.
     """
 
     graph: Graph
@@ -29,13 +29,14 @@ class Section:
     takes: tuple[Shape, str] = field(init=False, repr=False)
     """Shape and dtype of its input, and of its output in `writes`; the dtype is empty where the network's is meant."""
     writes: tuple[Shape, str] = field(init=False, repr=False)
+    has_constants: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         nodes = self.graph.nodes
         if not isinstance(nodes[0].operator, Input):
             raise ValueError(f"a section begins with its input, found {nodes[0].operator.text}")
         for index, node in enumerate(nodes[1:], start=1):
-            if not node.inputs:
+            if not node.inputs and not isinstance(node.operator, Constant):
                 raise ValueError(f"a section has one input, its first node; node {index} ({node.operator.text}) too")
         last = len(nodes) - 1
         if self.graph.outputs != (last,) or not nodes[last].operator.moves_data:
@@ -47,6 +48,7 @@ class Section:
         object.__setattr__(self, "output_shape", nodes[last].operator.output_shape)
         object.__setattr__(self, "takes", (self.input_shape, nodes[0].written_dtype))
         object.__setattr__(self, "writes", (self.output_shape, nodes[last].written_dtype))
+        object.__setattr__(self, "has_constants", any(isinstance(node.operator, Constant) for node in nodes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,8 @@ def join(sections: Sequence[Section], name: str = "") -> Graph:
     """The network in which each section's output is the next one's input. The graph remembers its sections.
 
     Raises:
-        ValueError: no sections, or one that takes another shape or dtype than the one before it writes.
+        ValueError: no sections, one that takes another shape or dtype than the one before it writes, or one behind the
+            first that holds a constant: it is in memory from the start, which no sum over sections would see.
     """
     if not sections:
         raise ValueError("a network has at least one section")
@@ -89,6 +92,8 @@ def join(sections: Sequence[Section], name: str = "") -> Graph:
     for section in sections[1:]:
         if section.takes != written:
             raise ValueError(f"a section takes {_tensor(section.takes)}; the one before it writes {_tensor(written)}")
+        if section.has_constants:
+            raise ValueError("only the first section of a network may hold constants; a later one does")
         written = section.writes
         nodes += _moved(section, len(nodes) - 1)
     # Every section was checked when it was made, and the borders are checked above.

@@ -19,11 +19,16 @@ def as_deployed(module: nn.Module) -> nn.Module:
 
     Normalizations stay; runtimes fuse them, and the exporter does.
     """
-    deployed = copy.deepcopy(module).eval()
-    if isinstance(deployed, Foldable):
-        return deployed.folded().eval()
-    for parent in list(deployed.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, Foldable):
-                setattr(parent, name, child.folded().eval())
-    return deployed
+    return _folded(copy.deepcopy(module).eval(), {}).eval()
+
+
+def _folded(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A module used in several places stays one."""
+    if module not in known:
+        folded = known[module] = module.folded() if isinstance(module, Foldable) else module
+        for name, child in folded._modules.items():
+            if child is not None:
+                folded._modules[name] = _folded(child, known)
+        if isinstance(folded, Foldable) and folded is not module:
+            known[module] = _folded(folded, known)
+    return known[module]

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from predictors.mapping import check_keys, check_type, named_file, read_yaml
-from predictors.paths import shipped
+from predictors.paths import shipped, user_folders
 from search_spaces.space import Space
 
 _Record = TypeVar("_Record")
 
 
 def load_space(name_or_path: str | Path, **overrides: object) -> Space:
-    """The space of a name in configs/space, or of a YAML file, with some fields replaced.
+    """The space of a name in configs/space or in one's own ./space, or of a YAML file, with some fields replaced.
 
     >>> load_space("mobilenet_v3_tiny", num_classes=2).num_classes
     2
@@ -22,8 +22,20 @@ def load_space(name_or_path: str | Path, **overrides: object) -> Space:
     Raises:
         ValueError: no such space (those that exist are listed), or its fields are wrong (see `space_from_mapping`).
     """
-    path = named_file(name_or_path, [shipped("space")], "space")
+    check_space_name(str(name_or_path))
+    path = named_file(name_or_path, [*user_folders("space"), shipped("space")], "space")
     return space_from_mapping(read_yaml(path) | overrides, where=str(name_or_path))
+
+
+def check_space_name(name: str) -> None:
+    """Refuse a space of one's own that has the name of a shipped one, and would hide behind it.
+
+    Raises:
+        ValueError: there is such a file.
+    """
+    own = [folder / f"{name}.yaml" for folder in user_folders("space") if (folder / f"{name}.yaml").is_file()]
+    if own and (shipped("space") / f"{name}.yaml").is_file():
+        raise ValueError(f"{own[0]} has the name of a shipped space; rename it, so that it is clear which one is meant")
 
 
 def space_from_mapping(mapping: Mapping[str, Any], where: str = "space") -> Space:
@@ -63,6 +75,9 @@ def _typed(value: object, hint: Any, where: str) -> Any:
     if get_origin(hint) is tuple:
         items = check_type(value, (list, tuple), where)
         return tuple(_typed(item, get_args(hint)[0], where) for item in items)
+    if get_origin(hint) is Mapping:
+        entries = check_type(value, Mapping, where)
+        return {str(key): _typed(each, get_args(hint)[1], f"{where}: {key}") for key, each in entries.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else record_from_mapping(hint, check_type(value, Mapping, where), where)
     if type(None) in get_args(hint):

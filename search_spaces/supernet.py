@@ -5,9 +5,11 @@ lacks are skipped. A smaller kernel is the centre of the next larger one times a
 Once-for-All (https://arxiv.org/abs/1908.09791, section 3.3).
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +17,18 @@ from torch.func import functional_call
 
 from search_spaces.space import Arch, Space
 
+_MAX_SKELETONS = 8
+_INITIALISERS = RLock()
+"""Held while `torch.nn.init` does nothing."""
+
 
 class Supernet(nn.Module):
     """Holds the weights of every arch of a space. `forward` runs the arch that `set_arch` chose, at first the largest.
 
     The tensors of the active subnet are views of the shared ones: gradients reach the shared weights, and in training
-    mode the subnet's batch statistics go into the leading channels of the shared running statistics.
+    mode the subnet's batch statistics go into the leading channels of the shared running statistics. What runs is a
+    module of the subnet's own, all of it in this module's mode: hooks on parts of `network`, and modes set there, have
+    no effect.
     """
 
     def __init__(self, space: Space) -> None:
@@ -36,10 +44,11 @@ class Supernet(nn.Module):
         }
         shapes = dict(_skeleton_of(space, smallest_kernels).named_parameters())
         for name, weight in self.network.named_parameters():
-            if weight.ndim == 4 and name in shapes and weight.shape[2:] != shapes[name].shape[2:]:
-                for small in self.kernels[:-1]:
+            if weight.ndim == 4 and name in shapes:
+                smallest, largest = shapes[name].shape[-1], weight.shape[-1]
+                for small in (each for each in self.kernels if smallest <= each < largest):
                     self.kernel_transforms[_transform_name(name, small)] = nn.Parameter(torch.eye(small * small))
-        self._skeleton = lru_cache(maxsize=8)(lambda items: _skeleton_of(space, dict(items)))
+        self._skeletons: OrderedDict[tuple[tuple[str, int], ...], nn.Module] = OrderedDict()
         self.set_arch(space.largest())
 
     @property
@@ -56,31 +65,48 @@ class Supernet(nn.Module):
         self._arch = self.space.canonical(arch)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        skeleton = self._skeleton(tuple(self._arch.items()))
+        skeleton = self._skeleton()
         skeleton.train(self.training)
         logits_BK: torch.Tensor = functional_call(skeleton, self.slices(skeleton), (x_BCHW,))
         return logits_BK
 
     def slices(self, subnet: nn.Module) -> dict[str, torch.Tensor]:
         """For each parameter and buffer of a module of the space, the part of the shared tensor that belongs to it."""
-        shared = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
-        wanted = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
+        shared = _tensors_of(self.network, every_name=True)
+        wanted = _tensors_of(subnet)
         return {name: self._slice(name, shared[name], tensor.shape) for name, tensor in wanted.items()}
 
     def extract(self, arch: Mapping[str, int]) -> nn.Module:
         """A stand-alone copy of the subnet, statistics included: the class that `space.build(arch)` returns."""
         subnet = _skeleton_of(self.space, self.space.canonical(arch))
-        subnet.load_state_dict({name: tensor.detach() for name, tensor in self.slices(subnet).items()})
+        slices = self.slices(subnet)
+        with torch.no_grad():
+            for name, tensor in _tensors_of(subnet).items():
+                tensor.copy_(slices[name])
         return subnet.train(self.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_skeletons": OrderedDict()}
+
+    def _skeleton(self) -> nn.Module:
+        key = tuple(self._arch.items())
+        if key in self._skeletons:
+            self._skeletons.move_to_end(key)
+        else:
+            self._skeletons[key] = _skeleton_of(self.space, self._arch)
+            if len(self._skeletons) > _MAX_SKELETONS:
+                self._skeletons.popitem(last=False)
+        return self._skeletons[key]
 
     def _slice(self, name: str, shared: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         if shared.shape == shape:
             return shared
-        if _transform_name(name, self.kernels[0] if self.kernels else 0) not in self.kernel_transforms:
+        transformed = [each for each in self.kernels if _transform_name(name, each) in self.kernel_transforms]
+        if not transformed:
             return shared[tuple(slice(size) for size in shape)]
         sliced = shared[tuple(slice(size) for size in shape[:2])]
-        larger = self.kernels[-1]
-        for small in reversed(self.kernels[:-1]):
+        larger = shared.shape[-1]
+        for small in reversed(transformed):
             if larger == shape[-1]:
                 break
             margin = (larger - small) // 2
@@ -97,22 +123,28 @@ def _skeleton_of(space: Space, arch: Mapping[str, int]) -> nn.Module:
         return space.build(arch)
 
 
+def _tensors_of(module: nn.Module, every_name: bool = False) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, those of tied layers by one of their names or by every name."""
+    parameters = module.named_parameters(remove_duplicate=not every_name)
+    return dict(parameters) | dict(module.named_buffers(remove_duplicate=not every_name))
+
+
 @contextmanager
 def uninitialised() -> Iterator[None]:
     """Modules made in this block have weights of any values: four to six times faster than drawing them.
 
     (On the meta device, torch's own way, a MobileNetV3 takes as long as with weights.)
     """
-    names = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
-    saved = {name: getattr(nn.init, name) for name in names}
-    try:
-        for name in names:
-            setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-        with torch.random.fork_rng(devices=[]):
+    with _INITIALISERS, torch.random.fork_rng(devices=[]):
+        names = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+        saved = {name: getattr(nn.init, name) for name in names}
+        try:
+            for name in names:
+                setattr(nn.init, name, lambda tensor, *_, **__: tensor)
             yield
-    finally:
-        for name, function in saved.items():
-            setattr(nn.init, name, function)
+        finally:
+            for name, function in saved.items():
+                setattr(nn.init, name, function)
 
 
 def _transform_name(parameter: str, small: int) -> str:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas.data.augmentation import Augmentation
 from nas.data.images import Batch, ImageData, Images, ImageSource, Labelled, Normalisation
 from predictors.mapping import named_file, read_yaml
 from predictors.paths import shipped
 from search_spaces.loading import instance_from_mapping
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "ImageData",
     "ImageSource",

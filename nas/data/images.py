@@ -6,12 +6,23 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from nas.data.augmentation import NO_AUGMENTATION, Augmentation
+
 
 class Batch(NamedTuple):
-    """Images, uint8 of shape (num, channels, height, width), and their classes, int64 of shape (num,)."""
+    """Images, uint8 of shape (num, channels, height, width), and their classes, int64 of shape (num,).
+
+    Args:
+        rows: which of the images asked for these are, as places in what was asked, int64 of shape (num,); None: all.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray | None = None
+
+    def places(self, asked: np.ndarray) -> np.ndarray:
+        """Those of the things asked for, one an image, whose images are here."""
+        return asked if self.rows is None else asked[self.rows]
 
 
 class Images(Protocol):
@@ -27,7 +38,7 @@ class Images(Protocol):
 
     @property
     def digest(self) -> str:
-        """A hash of every image and label."""
+        """A hash of every label and of what tells every image from another: its pixels, or its file's name and size."""
 
     def __len__(self) -> int: ...
 
@@ -97,8 +108,15 @@ class Labelled:
 class ImageData:
     """A classification task. `valid` guides the search; `test` is only for the figures reported at the end.
 
+    Args:
+        augmentation: how training images are changed at random; training alone applies it.
+        evaluation_crop: part of an image's height and width that is looked at, from its middle; without random crops,
+            training looks at no more.
+        class_names: what the classes are called, in their order; empty where they have no names.
+
     Raises:
-        ValueError: a part is empty, has another image shape than the others, or a label outside of the classes.
+        ValueError: a part is empty, has another image shape than the others, or a label outside of the classes; or the
+            normalisation, the augmentation or the names do not fit the images.
     """
 
     name: str
@@ -107,6 +125,9 @@ class ImageData:
     valid: Images
     test: Images
     normalisation: Normalisation = Normalisation()
+    augmentation: Augmentation = NO_AUGMENTATION
+    evaluation_crop: float = 1.0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("train", "valid", "test"):
@@ -125,6 +146,16 @@ class ImageData:
                 f"data {self.name!r}: normalisation has {len(self.normalisation.mean)} means, the images "
                 f"{self.in_channels} channels"
             )
+        if self.augmentation.saturation and self.in_channels != 3:
+            raise ValueError(
+                f"data {self.name!r}: augmentation: saturation needs three channels, the images have {self.in_channels}"
+            )
+        if not 0 < self.evaluation_crop <= 1:
+            raise ValueError(
+                f"data {self.name!r}: evaluation_crop must be in 0 < evaluation_crop <= 1, found {self.evaluation_crop}"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"data {self.name!r} has {self.num_classes} classes and {len(self.class_names)} names")
 
     @property
     def in_channels(self) -> int:
@@ -133,7 +164,10 @@ class ImageData:
     @property
     def digest(self) -> str:
         """A hash of all that training reads."""
-        return hashlib.sha256(f"{self.train.digest} {self.num_classes} {self.normalisation}".encode()).hexdigest()
+        text = f"{self.train.digest} {self.num_classes} {self.normalisation}"
+        if self.augmentation != NO_AUGMENTATION or self.evaluation_crop != 1:
+            text += f" {self.augmentation} {self.evaluation_crop}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class ImageSource(Protocol):

@@ -1,13 +1,17 @@
 """What a person gets: tables, a page, pictures, deployable subnets, and a summary in the terminal."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
+from tqdm import tqdm
 
-from nas.export import export_subnet
+from nas.data.images import ImageData
+from nas.export import ARCH_FILE, describe, export_subnet
 from nas.files import write_text
+from nas.report.after import after_search
 from nas.report.chosen import ROLES, ChosenSubnet, choose, folder_name
 from nas.report.page import page
 from nas.report.pictures import (
@@ -31,19 +35,20 @@ def write_report(
     *,
     command: str,
     config_text: str,
-    data_name: str,
     extract: Callable[[Arch], nn.Module] | None = None,
+    data: ImageData | None = None,
 ) -> None:
     """Write everything about a search into its folder; every file appears whole or not at all.
 
     `pareto.csv`, `candidates.csv`, `report.html`, `front.png`, `hypervolume.png`, `kernels.png`, `roofline.png` and,
-    for each chosen subnet, `subnets/<name>/arch.json`, `weights.safetensors` and `model.onnx`.
+    for each chosen subnet, `subnets/<name>/arch.json`; with `extract` also `weights.safetensors` and `model.onnx`, and
+    with `data` its int8 copy `model.int8.onnx` with `int8.json`, which says how accurate both are.
 
     Args:
         command: what the user typed.
         config_text: the composed config, YAML.
-        data_name: what the accuracies were measured on.
         extract: the trained stand-alone subnet of an arch; without it no weights and no ONNX are written.
+        data: what the subnets were trained on.
 
     Raises:
         ValueError: the search has no candidate.
@@ -55,18 +60,34 @@ def write_report(
     save_picture(hypervolume_picture(result), folder / "hypervolume.png")
     save_picture(kernels_picture(chosen), folder / "kernels.png")
     save_picture(roofline_picture(result, chosen), folder / "roofline.png")
-    exported = extract is not None
-    if extract is not None:
-        _export(result, chosen, folder / "subnets", extract)
-    text = page(result, chosen, command=command, config_text=config_text, data_name=data_name, exported=exported)
+    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=False)
+    _remove_former(chosen, folder / "subnets")
+    if extract is None:
+        for subnet in chosen:
+            description = json.dumps(describe(subnet.candidate, result), indent=2)
+            write_text(folder / "subnets" / subnet.name / ARCH_FILE, f"{description}\n")
+        return
+    for subnet in tqdm(chosen, desc="exports", unit="subnet", disable=None, leave=False):
+        module = extract(subnet.candidate.arch)
+        export_subnet(module, subnet.candidate, result, folder / "subnets" / subnet.name, data)
+    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=True)
+
+
+def _write_page(
+    result: SearchResult,
+    chosen: tuple[ChosenSubnet, ...],
+    folder: Path,
+    *,
+    command: str,
+    config_text: str,
+    exported: bool,
+) -> None:
+    after = after_search(folder)
+    text = page(result, chosen, command=command, config_text=config_text, exported=exported, after=after)
     write_text(folder / "report.html", text)
 
 
-def _export(
-    result: SearchResult, chosen: tuple[ChosenSubnet, ...], folder: Path, extract: Callable[[Arch], nn.Module]
-) -> None:
+def _remove_former(chosen: tuple[ChosenSubnet, ...], folder: Path) -> None:
     """Subnets that an earlier, shorter run of this search chose for roles that nobody plays now are removed."""
-    for subnet in chosen:
-        export_subnet(extract(subnet.candidate.arch), subnet.candidate, result, folder / subnet.name)
     for name in set(map(folder_name, ROLES)) - {subnet.name for subnet in chosen}:
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -39,6 +39,21 @@ def accuracy_percent(candidate: Candidate) -> float:
     return 100.0 * (1.0 - candidate.metrics["error"])
 
 
+def accuracy_text(result: SearchResult, candidate: Candidate) -> str:
+    """'93.20 %'; '57.31 of 100' of a score, which is no share of right answers."""
+    return f"{accuracy_percent(candidate):.2f} {'%' if result.judgement.is_accuracy else 'of 100'}"
+
+
+def error_name(result: SearchResult) -> str:
+    """'error', or what is minimised where candidates have no accuracy: 'distance from full score'."""
+    return METRICS["error"].title if result.judgement.is_accuracy else f"distance from full {result.judgement.name}"
+
+
+def error_axis_title(result: SearchResult) -> str:
+    """'error (%)'."""
+    return f"{error_name(result)} ({METRICS['error'].unit if result.judgement.is_accuracy else 'of 100'})"
+
+
 def size_text(shape: Shape) -> str:
     """'224x224' of an NCHW image."""
     return f"{shape[2]}x{shape[3]}"

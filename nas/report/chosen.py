@@ -9,7 +9,9 @@ from nas.constraints import violations
 from nas.result import Candidate, SearchResult
 from predictors.latency import Prediction
 
-ROLES = MOST_ACCURATE, KNEE, FASTEST, NEAREST = "most accurate", "knee", "fastest", "nearest miss"
+ROLES = MOST_ACCURATE, BEST_SCORE, KNEE, FASTEST, NEAREST = (
+    "most accurate", "best score", "knee", "fastest", "nearest miss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class ChosenSubnet:
 def choose(result: SearchResult) -> tuple[ChosenSubnet, ...]:
     """The most accurate, the knee and the fastest of the front, each subnet once; fewer where the front is smaller.
 
+    Where candidates have a score that is no accuracy, the first is the one of the best score.
     Without a feasible candidate: the one that comes closest to the constraints.
 
     Raises:
@@ -44,7 +47,8 @@ def choose(result: SearchResult) -> tuple[ChosenSubnet, ...]:
         front = [result.candidates[index] for index in result.front]
         points = np.array([(each.metrics["latency_s"], each.metrics["error"]) for each in front])
         fastest, most_accurate = np.lexsort(points.T[::-1])[0], np.lexsort(points.T)[0]
-        roles.setdefault(result.front[most_accurate], []).append(MOST_ACCURATE)
+        best = MOST_ACCURATE if result.judgement.is_accuracy else BEST_SCORE
+        roles.setdefault(result.front[most_accurate], []).append(best)
         roles.setdefault(result.front[fastest], []).append(FASTEST)
         if len(roles) == 2 and len(front) > 2:
             roles[result.front[knee(points, int(fastest), int(most_accurate))]] = [KNEE]

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 from nas.objectives import METRICS
 from nas.report import style
 from nas.report.breakdown import (
-    accuracy_percent,
+    accuracy_text,
     axis_title,
     drawable,
+    error_axis_title,
     intensity_range,
     latency_text,
     metric_text,
@@ -61,7 +62,8 @@ def front_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Fig
         figure.add_trace(
             go.Scatter(
                 x=_values(group, axes[0]), y=_values(group, "error"), mode="markers", name=escape(name), marker=marker,
-                text=[_hover(each) for each in group], hovertemplate="%{text}<extra></extra>", showlegend=bool(group),
+                text=[_hover(result, each) for each in group], hovertemplate="%{text}<extra></extra>",
+                showlegend=bool(group),
             )
         )  # fmt: skip
 
@@ -79,7 +81,7 @@ def front_figure(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> go.Fig
         "x": 0.5, "xanchor": "center", "y": -0.08, "yanchor": "top", "bordercolor": style.FAINT,
     }  # fmt: skip
     figure.update_layout(updatemenus=[menu], shapes=_bounds(result.constraints, axes[0]))
-    figure.update_yaxes(title_text=axis_title("error"))
+    figure.update_yaxes(title_text=error_axis_title(result))
     return figure
 
 
@@ -173,8 +175,8 @@ def _bounds(constraints: Mapping[str, float], axis: str) -> list[dict[str, Any]]
     return shapes
 
 
-def _hover(candidate: Candidate) -> str:
-    figures = [f"accuracy {accuracy_percent(candidate):.2f} %", f"latency {latency_text(candidate)}"]
+def _hover(result: SearchResult, candidate: Candidate) -> str:
+    figures = [f"{result.judgement.name} {accuracy_text(result, candidate)}", f"latency {latency_text(candidate)}"]
     figures += [
         f"{METRICS[name].title} {metric_text(candidate.metrics, name)}"
         for name in candidate.metrics

@@ -11,10 +11,11 @@ from nas.export import input_shape
 from nas.objectives import METRICS
 from nas.report import figures, style
 from nas.report.breakdown import (
-    accuracy_percent,
+    accuracy_text,
     constraint_texts,
     deployed_shape,
     drawable,
+    error_name,
     front_predictions,
     latency_text,
     longest_bar_s,
@@ -38,15 +39,18 @@ def page(
     *,
     command: str,
     config_text: str,
-    data_name: str,
     exported: bool,
+    after: str = "",
 ) -> str:
-    """The whole report as one HTML text. `exported`: the chosen subnets' files stand in `subnets/`."""
+    """The whole report as one HTML text. `exported`: the chosen subnets' files stand in `subnets/`; `after`: a section
+    on what happened to them since, HTML already.
+    """
     title = f"{result.space.name} on {result.predictor.device.name}"
     sections = (
-        _summary(result, data_name, exported),
+        _summary(result, exported),
         section("The front", _front(result, chosen)),
         section("Chosen subnets", _chosen(result, chosen, exported)),
+        after,
         section("Where the time goes", _kernels(chosen)),
         section("Under the roofline", _roofline(result, chosen)),
         section("Progress of the search", _hypervolume(result)),
@@ -58,21 +62,23 @@ def page(
 # ----------------------------------------------------------------------------------------------------------- sections
 
 
-def _summary(result: SearchResult, data_name: str, exported: bool) -> str:
+def _summary(result: SearchResult, exported: bool) -> str:
     predictor, device = result.predictor, result.predictor.device
     num_feasible = sum(candidate.feasible for candidate in result.candidates)
     constraints = " and ".join(constraint_texts(result.constraints))
     met = f" {num_feasible} of them meet {constraints}." if constraints else ""
     front = f"{len(result.front)} form the Pareto front" if result.front else "None is feasible, so there is no front"
-    objectives = ", ".join(METRICS[name].title for name in result.objectives)
+    objectives = ", ".join(error_name(result) if name == "error" else METRICS[name].title for name in result.objectives)
     batch, _, height, width = input_shape(result.deployed_space.graph(result.space.largest()))
+    judged = "Accuracies" if result.judgement.is_accuracy else f"{result.judgement.name.capitalize()}s"
     trained = f"{result.space.resolution}x{result.space.resolution}"
     apart = (
-        " The two differ: the accuracies rank subnets on the images of training and promise nothing about larger ones."
+        f" The two differ: {judged.lower()} rank subnets on those images and promise nothing about larger ones."
         if (height, width) != (result.space.resolution,) * 2
         else ""
     )
-    weights = ", with the weights of the supernet that was trained on them" if exported else ""
+    origin = f" {result.judgement.origin}," if result.judgement.origin else ""
+    weights = ", with the weights of the exported subnets" if exported else ""
     return "".join(
         (
             f'<p class="lead">{len(result.candidates)} different networks of the space '
@@ -80,7 +86,7 @@ def _summary(result: SearchResult, data_name: str, exported: bool) -> str:
             f"({escape(device.description)}), runtime {escape(predictor.runtime.name)}, {escape(predictor.dtype)}."
             f"{escape(met)} {front} for {escape(objectives)}.{_early_end(result)}</p>",
             f"<p>Costs are those of the network as deployed: images of up to {height}x{width} pixels, "
-            f"batch {batch}. Accuracies are those on <b>{escape(data_name)}</b>, images of up to {trained} pixels, "
+            f"batch {batch}. {judged} are{escape(origin)} for images of up to {trained} pixels, "
             f"{result.space.num_classes} classes{weights}.{apart}</p>",
             f"<p>Where the predicted time of {'the front' if result.front else 'all candidates'} comes from:</p>",
             _provenance_bar(front_predictions(result)),
@@ -108,7 +114,7 @@ def _chosen(result: SearchResult, chosen: Sequence[ChosenSubnet], exported: bool
     candidates = [subnet.candidate for subnet in chosen]
     rows = [
         ["candidate", *(str(each.number) for each in candidates)],
-        ["accuracy", *(f"{accuracy_percent(each):.2f} %" for each in candidates)],
+        [result.judgement.name, *(accuracy_text(result, each) for each in candidates)],
         ["latency", *(latency_text(each) for each in candidates)],
         *([METRICS[name].title, *(metric_text(each.metrics, name) for each in candidates)] for name in costs),
         ["deployed image", *(size_text(deployed_shape(result, each)) for each in candidates)],
@@ -170,14 +176,16 @@ def _roofline(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
 
 def _hypervolume(result: SearchResult) -> str:
     reference = ", ".join(
-        f"{METRICS[name].title} {metric_text({name: -loss if METRICS[name].maximise else loss}, name)}"
+        f"{error_name(result) if name == 'error' else METRICS[name].title} "
+        f"{metric_text({name: -loss if METRICS[name].maximise else loss}, name)}"
         for name, loss in zip(result.objectives, result.reference_point)
     )
     share = result.accuracy_s / result.total_s if result.total_s else 0.0
+    judged = "accuracies" if result.judgement.is_accuracy else f"{result.judgement.name}s"
     return (
         f"<p>The volume that the front dominates, up to the reference point ({escape(reference)}).</p>"
         f"{figure_html(figures.hypervolume_figure(result))}"
-        f'<p class="note">The search took {result.total_s:.1f} s, {share:.0%} of it for accuracies.</p>'
+        f'<p class="note">The search took {result.total_s:.1f} s, {share:.0%} of it for {judged}.</p>'
     )
 
 

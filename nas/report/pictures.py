@@ -14,6 +14,8 @@ from nas.report import style
 from nas.report.breakdown import (
     axis_title,
     drawable,
+    error_axis_title,
+    error_name,
     intensity_range,
     longest_bar_s,
     relative_hypervolumes,
@@ -59,8 +61,10 @@ def front_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Figur
     if "error" in result.constraints:
         axes.axhline(scaled(result.constraints, "error"), color=style.MUTED, linestyle="--")
     axes.set_xlabel(axis_title("latency_s"))
-    axes.set_ylabel(axis_title("error"))
-    axes.set_title(f"{result.space.name} on {result.predictor.device.name}: error against predicted latency")
+    axes.set_ylabel(error_axis_title(result))
+    axes.set_title(
+        f"{result.space.name} on {result.predictor.device.name}: {error_name(result)} against predicted latency"
+    )
     axes.legend(frameon=False)
     return figure
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.report.breakdown import (
-    accuracy_percent,
+    accuracy_text,
     constraint_texts,
     front_predictions,
     latency_text,
@@ -35,13 +35,13 @@ def print_summary(result: SearchResult, folder: Path, console: Console | None = 
         headline.append(f"ended early: {result.ending.value}")
     console.print(Text(", ".join(headline)), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("subnet", "accuracy", "latency", "traffic", "intensity", "MACs"):
+    for name in ("subnet", result.judgement.name, "latency", "traffic", "intensity", "MACs"):
         table.add_column(name, justify="left" if name == "subnet" else "right", no_wrap=True)
     for subnet in chosen:
         metrics = subnet.candidate.metrics
         table.add_row(
             Text(subnet.title),
-            f"{accuracy_percent(subnet.candidate):.2f} %",
+            accuracy_text(result, subnet.candidate),
             latency_text(subnet.candidate),
             *(metric_text(metrics, name) for name in ("traffic_bytes", "arithmetic_intensity", "macs")),
         )

@@ -14,7 +14,7 @@ _UNIT_SLUGS = {"%": "percent", "FLOP/byte": "flop_per_byte"}
 
 def pareto_csv(result: SearchResult) -> str:
     """The front by increasing latency, one row for each candidate."""
-    return _csv(result, [_row(result.candidates[index]) for index in result.front])
+    return _csv(result, [_row(result, result.candidates[index]) for index in result.front])
 
 
 def candidates_csv(result: SearchResult) -> str:
@@ -23,7 +23,7 @@ def candidates_csv(result: SearchResult) -> str:
     return _csv(
         result,
         [
-            {**_row(candidate), "feasible": int(candidate.feasible), "on_front": int(index in front)}
+            {**_row(result, candidate), "feasible": int(candidate.feasible), "on_front": int(index in front)}
             for index, candidate in enumerate(result.candidates)
         ],
         ("feasible", "on_front"),
@@ -41,8 +41,9 @@ def column(metric: str) -> str:
     return f"{stem}_{_UNIT_SLUGS.get(unit, unit.lower())}"
 
 
-def _row(candidate: Candidate) -> dict[str, str | int]:
-    row: dict[str, str | int] = {"number": candidate.number, "accuracy_percent": f"{accuracy_percent(candidate):.4f}"}
+def _row(result: SearchResult, candidate: Candidate) -> dict[str, str | int]:
+    judged = "accuracy_percent" if result.judgement.is_accuracy else f"{result.judgement.name}_of_100"
+    row: dict[str, str | int] = {"number": candidate.number, judged: f"{accuracy_percent(candidate):.4f}"}
     for name in candidate.metrics:
         if name != "error":
             row[column(name)] = f"{scaled(candidate.metrics, name):.6g}"
@@ -53,7 +54,7 @@ def _row(candidate: Candidate) -> dict[str, str | int]:
 
 def _csv(result: SearchResult, rows: Sequence[dict[str, str | int]], flags: Sequence[str] = ()) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_row(result.candidates[0]), *flags], lineterminator="\n")
+    writer = csv.DictWriter(text, [*_row(result, result.candidates[0]), *flags], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

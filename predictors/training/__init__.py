@@ -3,7 +3,7 @@
 from predictors.training.expected_cost import METRICS, ExpectedCost
 from predictors.training.limits import Limit, most_probable_arch
 from predictors.training.penalties import CostConstraint, cost_penalty
-from predictors.training.probabilities import ArchitectureLogits, probabilities_of
+from predictors.training.probabilities import ArchitectureLogits, Probabilities
 
 __all__ = [
     "METRICS",
@@ -11,7 +11,7 @@ __all__ = [
     "CostConstraint",
     "ExpectedCost",
     "Limit",
+    "Probabilities",
     "cost_penalty",
     "most_probable_arch",
-    "probabilities_of",
 ]

@@ -15,13 +15,13 @@ from torch import nn
 from predictors.device import Device
 from predictors.latency import LatencyPredictor
 from predictors.predict_many import COLUMNS, ArchSpace
+from predictors.training.probabilities import flat_probabilities
 from predictors.whole_network import energy_j
 
 METRICS = (
     "latency_s", "traffic_bytes", "macs", "num_params", "num_kernels", "peak_memory_bytes", "energy_j",
     "arithmetic_intensity",
 )  # fmt: skip
-_SUM_TOLERANCE = 1e-3
 
 
 class ExpectedCost(nn.Module):
@@ -113,7 +113,11 @@ class ExpectedCost(nn.Module):
             ValueError: a knob is missing or unknown, a shape is wrong, or probabilities do not sum to 1 or are negative
                 (looked at in every call on the CPU, in the first one elsewhere).
         """
-        flat_V = self._flat(probabilities)
+        device = self._indices_KR.device.type
+        check_values = not torch.compiler.is_compiling() and (device == "cpu" or not self._checked)
+        flat_V = flat_probabilities(probabilities, self.choices, check_values=check_values)
+        self._checked = self._checked or check_values
+        flat_V = torch.cat([flat_V, flat_V.new_ones(1)])
         rows_R = flat_V.index_select(0, self._indices_KR[0])
         for indices_R in self._indices_KR[1:]:
             rows_R = rows_R * flat_V.index_select(0, indices_R)
@@ -142,44 +146,6 @@ class ExpectedCost(nn.Module):
             smooth = 1.0 + self._smoothness * sums["swollen"].log()
             return self._largest * smooth + sums["weight_bytes"]
         return sums[self.metric]
-
-    def _flat(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """All probabilities one after the other, and a 1."""
-        check_shapes(probabilities, self.choices, "probabilities")
-        values = [probabilities[knob] for knob in self.choices]
-        flat = torch.cat([*values, values[0].new_ones(1)])
-        if not torch.compiler.is_compiling() and (flat.device.type == "cpu" or not self._checked):
-            check_sums(flat.detach(), self.choices)
-            self._checked = True
-        return flat
-
-
-def check_shapes(tensors: Mapping[str, torch.Tensor], choices: Mapping[str, int], what: str) -> None:
-    """Raise ValueError unless there is one tensor a knob, of one element a value."""
-    if tensors.keys() != choices.keys():
-        missing, unknown = sorted(set(choices) - set(tensors)), sorted(set(tensors) - set(choices))
-        raise ValueError(f"{what}: knobs {missing} are missing, {unknown} are unknown; the space has {list(choices)}")
-    for knob, number in choices.items():
-        if tensors[knob].shape != (number,):
-            raise ValueError(
-                f"{what} of knob {knob!r} have shape {tuple(tensors[knob].shape)}; it has {number} values, so "
-                f"({number},) is expected"
-            )
-
-
-def check_sums(flat_V: torch.Tensor, choices: Mapping[str, int]) -> None:
-    """Raise ValueError unless every knob's probabilities are at least 0 and sum to 1; one transfer for all of them."""
-    values_V = flat_V.double().cpu().numpy()
-    sizes = np.array(list(choices.values()))
-    starts = np.cumsum(sizes) - sizes
-    sums = np.add.reduceat(values_V[: sizes.sum()], starts)
-    least = np.minimum.reduceat(values_V[: sizes.sum()], starts)
-    for knob, total, smallest in zip(choices, sums, least):
-        if not (abs(total - 1.0) <= _SUM_TOLERANCE and smallest >= -_SUM_TOLERANCE):
-            raise ValueError(
-                f"probabilities of knob {knob!r} must be at least 0 and sum to 1; the smallest is {smallest:.4g}, "
-                f"the sum {total:.4g} (are they logits? softmax makes probabilities of them)"
-            )
 
 
 def _columns(metric: str, queues: bool) -> tuple[str, ...]:

@@ -6,17 +6,19 @@ HW-NAS-Bench for images of 32x32 (Li et al., ICLR 2021, arXiv:2103.10584).
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from predictors.graph import Graph, GraphBuilder
-from predictors.operators import Copy, Elementwise
-
-NB201_EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-"""From and to which node of the cell each operation of an arch leads, in the order in which archs are written."""
-NB201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-_CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
-_NB201_CHANNELS = (16, 32, 64)
-_NB201_CELLS = 5
+from predictors.nasbench201 import (
+    NB201_CELLS,
+    NB201_CHANNELS,
+    NB201_CONVOLUTIONS,
+    NB201_RESOLUTION,
+    nb201_cell,
+    nb201_head,
+    nb201_reduction,
+    nb201_stem,
+)
+from predictors.operators import Copy
 
 FBNET_BLOCKS = (
     (3, 1, 1), (3, 1, 2), (3, 3, 1), (3, 6, 1), (5, 1, 1), (5, 1, 2), (5, 3, 1), (5, 6, 1),
@@ -28,22 +30,6 @@ FBNET_STAGES = ((16, 1, 1), (24, 4, 1), (32, 4, 2), (64, 4, 2), (112, 4, 1), (18
 _FBNET_STEM = 16
 _FBNET_HEAD = 1504
 _RESOLUTION = 32
-
-
-def parse_nb201(text: str) -> tuple[str, ...]:
-    """The six operations of an arch, in the order of `NB201_EDGES`.
-
-    >>> parse_nb201("|none~0|+|nor_conv_1x1~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")[:3]
-    ('none', 'nor_conv_1x1', 'skip_connect')
-
-    Raises:
-        ValueError: not six known operations with the inputs that a cell has.
-    """
-    parts = [part.split("~") for node in text.split("+") for part in node.strip("|").split("|")]
-    expected = [str(source) for source, _ in NB201_EDGES]
-    if [part[-1] for part in parts] != expected or not all(part[0] in NB201_OPERATIONS for part in parts):
-        raise ValueError(f"{text!r} is no NAS-Bench-201 arch; operations are {list(NB201_OPERATIONS)}")
-    return tuple(part[0] for part in parts)
 
 
 def fold_zeros(operations: Sequence[str]) -> tuple[str, ...]:
@@ -58,11 +44,11 @@ def fold_zeros(operations: Sequence[str]) -> tuple[str, ...]:
     """
     from_0, from_0_to_2, from_1_to_2, _, from_1_to_3, from_2_to_3 = operations
     folded = list(operations)
-    if from_1_to_2 == from_1_to_3 == "none" and from_0 in _CONVOLUTIONS:
+    if from_1_to_2 == from_1_to_3 == "none" and from_0 in NB201_CONVOLUTIONS:
         folded[2] = "skip_connect"
     if from_2_to_3 == "none":
         second = from_0 if folded[2] == "skip_connect" else folded[2]
-        if [each in _CONVOLUTIONS for each in (from_0_to_2, second) if each != "none"] == [True]:
+        if [each in NB201_CONVOLUTIONS for each in (from_0_to_2, second) if each != "none"] == [True]:
             folded[5] = "skip_connect"
     return tuple(folded)
 
@@ -73,16 +59,14 @@ def nb201_graph(operations: Sequence[str], batch: int = 1, num_classes: int = 10
     `none` is a multiplication by zero, which a runtime may or may not see through: the operator `zero`.
     """
     builder = GraphBuilder()
-    x = builder.input((batch, 3, _RESOLUTION, _RESOLUTION))
-    x = builder.batch_norm(builder.conv2d(x, _NB201_CHANNELS[0], 3))
-    for stage, channels in enumerate(_NB201_CHANNELS):
+    x = builder.input((batch, 3, NB201_RESOLUTION, NB201_RESOLUTION))
+    x = nb201_stem(builder, x, NB201_CHANNELS[0])
+    for stage, channels in enumerate(NB201_CHANNELS):
         if stage:
-            x = _reduction(builder, x, channels)
-        for _ in range(_NB201_CELLS):
-            x = _cell(builder, x, operations)
-    x = builder.activation(builder.batch_norm(x), "relu")
-    x = builder.linear(builder.flatten(builder.global_pool(x)), num_classes)
-    return builder.graph(x, name=" ".join(operations))
+            x = nb201_reduction(builder, x, channels)
+        for _ in range(NB201_CELLS):
+            x = nb201_cell(builder, x, operations)
+    return builder.graph(nb201_head(builder, x, num_classes), name=" ".join(operations))
 
 
 def fbnet_graph(blocks: Sequence[int], batch: int = 1, num_classes: int = 100) -> Graph:
@@ -114,45 +98,6 @@ def _conv_bn(
 ) -> int:
     x = builder.batch_norm(builder.conv2d(x, channels, window, stride, groups=groups))
     return builder.activation(x, "relu") if relu else x
-
-
-def _relu_conv_bn(builder: GraphBuilder, x: int, channels: int, window: int, stride: int = 1) -> int:
-    return _conv_bn(builder, builder.activation(x, "relu"), channels, window, stride)
-
-
-def _reduction(builder: GraphBuilder, x: int, channels: int) -> int:
-    """The residual block of stride 2 between two stages."""
-    inner = _relu_conv_bn(builder, _relu_conv_bn(builder, x, channels, 3, 2), channels, 3)
-    shortcut = builder.conv2d(builder.pool2d(x, "avg", 2, 2), channels, 1)
-    return builder.elementwise("add", shortcut, inner)
-
-
-def _cell(builder: GraphBuilder, x: int, operations: Sequence[str]) -> int:
-    nodes = [x]
-    edges = zip(NB201_EDGES, operations, strict=True)
-    for _, incoming in groupby(edges, key=lambda edge: edge[0][1]):
-        found = [_operation(builder, nodes[source], operation) for (source, _), operation in incoming]
-        total = found[0]
-        for each in found[1:]:
-            total = builder.elementwise("add", total, each)
-        nodes.append(total)
-    return nodes[-1]
-
-
-def _operation(builder: GraphBuilder, x: int, operation: str) -> int:
-    channels = builder.shape(x)[1]
-    match operation:
-        case "none":
-            return builder.add(Elementwise(function="zero", shapes=(builder.shape(x),)), x)
-        case "skip_connect":
-            return x
-        case "nor_conv_1x1":
-            return _relu_conv_bn(builder, x, channels, 1)
-        case "nor_conv_3x3":
-            return _relu_conv_bn(builder, x, channels, 3)
-        case "avg_pool_3x3":
-            return builder.pool2d(x, "avg", 3, 1, 1)
-    raise ValueError(f"unknown operation {operation!r}; NAS-Bench-201 has {list(NB201_OPERATIONS)}")
 
 
 def _fbnet_block(builder: GraphBuilder, x: int, block: int, channels: int, stride: int) -> int:

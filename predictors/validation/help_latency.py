@@ -20,9 +20,10 @@ from predictors.cost import kernel_cost
 from predictors.device import Device, load_device
 from predictors.fusion import Kernel, fuse, load_runtime
 from predictors.graph import Graph
+from predictors.nasbench201 import parse_nb201
 from predictors.regimes import KernelWork, choose_runtime, count_kernels, fit_regimes, kernel_work
 from predictors.roofline import roofline
-from predictors.validation.cell_graphs import fbnet_graph, fold_zeros, nb201_graph, parse_nb201
+from predictors.validation.cell_graphs import fbnet_graph, fold_zeros, nb201_graph
 from predictors.validation.comparison import MACS_BASELINE, OURS, ROOFLINE_BASELINE, Comparison
 
 TITLE = "NAS-Bench-201 and the FBNet space: ten random archs rank 1,490 others, 20 draws on each device"

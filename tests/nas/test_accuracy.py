@@ -1,12 +1,18 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nas.accuracy import SupernetAccuracy, accuracy, folded, recalibrate
+import nas.accuracy
+from nas.accuracy import PreparedInputs, SupernetAccuracy, accuracy, calibration_images, folded, recalibrate
 from nas.data import ImageData, Labelled, Normalisation
-from nas.data.digits import ClutteredDigits
+from nas.data.digits import ClutteredDigits, Digits
+from nas.data.images import Batch
 from nas.data.inputs import evaluation_input, normalised
+from nas.training import Recipe, train_supernet
 from search_spaces import load_space
 from search_spaces.supernet import Supernet
 
@@ -41,11 +47,11 @@ def test_an_accuracy_depends_on_the_arch_alone(supernet: Supernet, data: ImageDa
 
 
 def test_recalibrated_statistics_are_those_of_the_calibration_images() -> None:
-    x_BCHW = 3 + 2 * torch.randn(400, 4, 5, 5)
+    x_BCHW = 3 + 2 * torch.randn(2000, 4, 5, 5)
     norm = nn.BatchNorm2d(4)
     module = nn.Sequential(norm).eval()
     recalibrate(module, x_BCHW)
-    first, second = x_BCHW[:200], x_BCHW[200:]
+    first, second = x_BCHW[:1000], x_BCHW[1000:]
     torch.testing.assert_close(norm.running_mean, x_BCHW.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(norm.running_var, (first.var(dim=(0, 2, 3)) + second.var(dim=(0, 2, 3))) / 2)
     assert not norm.training
@@ -93,11 +99,12 @@ def test_accuracy_counts_right_answers() -> None:
 
 def test_a_subnet_sees_images_of_its_resolution(supernet: Supernet, data: ImageData) -> None:
     sizes = []
+    judge, network = SupernetAccuracy(supernet, data), type(supernet.network)
     handle = nn.modules.module.register_module_forward_pre_hook(
-        lambda module, inputs: sizes.append(inputs[0].shape[-1]) if type(module).__name__ == "MobileNetV3" else None
+        lambda module, inputs: sizes.append(inputs[0].shape[-1]) if type(module) is network else None
     )
     try:
-        SupernetAccuracy(supernet, data)(supernet.space.smallest())
+        judge(supernet.space.smallest())
     finally:
         handle.remove()
     assert set(sizes) == {16}
@@ -118,3 +125,105 @@ def test_data_of_other_classes_are_refused(supernet: Supernet, data: ImageData) 
     eleven = ImageData(name="eleven", num_classes=11, train=part, valid=part, test=part)
     with pytest.raises(ValueError, match="num_classes 11"):
         SupernetAccuracy(supernet, eleven)
+
+
+class Counted:
+    """Images that count how often they are read."""
+
+    def __init__(self, images: Labelled) -> None:
+        self.images, self.num_reads = images, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.images, name)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray) -> Batch:
+        self.num_reads += 1
+        return self.images.read(indices)
+
+
+def test_recalibration_is_what_makes_a_trained_supernets_subnets_accurate(tmp_path: Path) -> None:
+    """Digits are easy: after 60 steps subnets get most of them right, by statistics of their own alone."""
+    data = Digits(size=16).load()
+    space = load_space(
+        "mobilenet_v3_tiny", stem_width=8, stage_widths=[8, 16], stage_strides=[2, 2], stage_se=[False, True],
+        stage_activations=["relu", "hardswish"], head_width=32, feature_width=32, resolutions=[16],
+    )  # fmt: skip
+    recipe = Recipe(num_steps=60, batch_size=32, learning_rate=0.01, num_random=1, accelerator="cpu", log_steps=0)
+    supernet = train_supernet(space, data, recipe, tmp_path, progress=False)
+    judge = SupernetAccuracy(supernet, data)
+    rng = np.random.default_rng(0)
+    archs = [space.smallest(), *(space.sample(rng) for _ in range(3))]
+    with_own = [judge(arch) for arch in archs]
+    with_shared = [accuracy(supernet.extract(arch).eval(), data, data.valid, 16) for arch in archs]
+    assert np.mean(with_own) > 0.6
+    assert with_own[0] > with_shared[0] + 0.3  # 0.72 and 0.29 when this was written
+    assert np.mean(with_own) > np.mean(with_shared) + 0.1  # 0.72 and 0.54
+
+
+def test_statistics_are_computed_once_for_every_way_of_asking(
+    supernet: Supernet, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    plain = nas.accuracy.recalibrate
+    monkeypatch.setattr(nas.accuracy, "recalibrate", lambda *arguments: (calls.append(1), plain(*arguments)))
+    judge, arch = SupernetAccuracy(supernet, data), supernet.space.smallest()
+    value = judge(arch)
+    first = judge.subnet(arch).state_dict()
+    dead = dict(arch, stage1_block3_kernel=7)  # no block 3 in a stage of depth 1
+    second = judge.subnet(dead).state_dict()
+    assert judge(dead) == value
+    judge.of(arch, data.test)
+    assert len(calls) == 1
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    judge(supernet.space.largest())
+    assert len(calls) == 2
+
+
+def test_a_full_memory_changes_no_answer(supernet: Supernet, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    archs = [supernet.space.smallest(), supernet.space.largest()]
+    roomy = [SupernetAccuracy(supernet, data)(arch) for arch in archs]
+    monkeypatch.setattr(nas.accuracy, "KEPT_BYTES", 8)
+    judge = SupernetAccuracy(supernet, data)
+    assert [judge(arch) for arch in (*archs, *archs)] == roomy * 2
+    assert len(judge._statistics._entries) == 1
+
+
+@pytest.mark.parametrize(("max_bytes", "num_reads"), [(1 << 20, 1), (1000, 3)])
+def test_images_are_prepared_once_if_they_fit_into_memory(data: ImageData, max_bytes: int, num_reads: int) -> None:
+    counted = Counted(data.valid)  # type: ignore[arg-type]
+    inputs = PreparedInputs(data, torch.device("cpu"), max_bytes=max_bytes)
+    rounds = [[x_BCHW for x_BCHW, _ in inputs.batches(counted, 16)] for _ in range(3)]
+    assert counted.num_reads == num_reads
+    assert all(torch.equal(torch.cat(each), torch.cat(rounds[0])) for each in rounds)
+    assert sum(len(each) for each in rounds[0]) == 50
+
+
+def test_calibration_images_are_of_all_classes_where_files_come_class_by_class(data: ImageData) -> None:
+    order = np.argsort(data.train.labels, kind="stable")
+    everything = data.train.read(order)
+    part = Labelled(images=everything.images, labels=everything.labels)
+    by_class = ImageData(name="sorted", num_classes=10, train=part, valid=data.valid, test=data.test)
+    chosen = calibration_images(by_class, 100)
+    assert len(chosen) == 100
+    matches = (chosen[:, None] == everything.images[None]).all(axis=(2, 3, 4))
+    assert set(everything.labels[matches.argmax(axis=1)]) == set(range(10))
+
+
+def test_statistics_of_no_images_are_refused(supernet: Supernet, data: ImageData) -> None:
+    with pytest.raises(ValueError, match="num_calibration must be at least 1, found 0"):
+        SupernetAccuracy(supernet, data, num_calibration=0)
+    with pytest.raises(ValueError, match="at least 2 images, found 1"):
+        recalibrate(nn.Sequential(nn.BatchNorm2d(1)), torch.zeros(1, 1, 4, 4))
+
+
+def test_recalibrating_changes_nothing_but_statistics() -> None:
+    module = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2, momentum=0.3)).eval()
+    module[0].train()
+    x_BCHW = torch.randn(20, 2, 4, 4)
+    recalibrate(module, x_BCHW)
+    assert [each.training for each in module.modules()] == [False, True, False]
+    assert module[1].momentum == 0.3
+    torch.testing.assert_close(module[1].running_mean, x_BCHW.mean(dim=(0, 2, 3)))  # nothing was dropped

@@ -55,8 +55,8 @@ def test_every_group_has_options_and_each_composes_to_the_content_of_its_file(gr
 
 def test_all_files_of_configs_are_in_a_group_or_belong_to_a_command() -> None:
     folder = shipped("hw").parent
-    assert sorted(path.stem for path in folder.glob("*.yaml")) == ["search", "train"]
-    assert {path.parent.name for path in folder.glob("*/**/*.yaml")} == set(GROUPS)
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == ["finish", "rank", "search", "train", "verify"]
+    assert {path.parent.name for path in folder.glob("*/**/*.yaml")} == {*GROUPS, "against"}
 
 
 @pytest.mark.parametrize("name", options("hw"))

@@ -1,12 +1,21 @@
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nas.data import ImageData, Labelled, load_data
+from nas.data import Augmentation, ImageData, Labelled, load_data
 from nas.data.digits import PARTS, ClutteredDigits, Digits, split_sources
+from nas.data.inputs import training_input
+from nas.data.splits import num_valid_of, stratified_split
 from predictors.paths import shipped
 
 NAMES = sorted(path.stem for path in shipped("data").glob("*.yaml"))
+EMBEDDED = ["cluttered_digits", "digits"]
 SMALL = {"num_train": 30, "num_valid": 20, "num_test": 10}
 
 
@@ -18,11 +27,18 @@ def labelled(num: int = 4, size: int = 8) -> Labelled:
     return Labelled(images=np.zeros((num, 1, size, size), np.uint8), labels=np.arange(num))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_data_file_loads_three_parts_of_square_images(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(EMBEDDED)))
+def test_data_that_the_user_has_to_give_says_how(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data '{name}'.*give data\.path="):
+        load_data(name)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_data_has_three_parts_of_square_images_and_no_augmentation(name: str) -> None:
     fields = SMALL if name == "cluttered_digits" else {}
     data = load_data(name, **fields)
     assert data.name == name
+    assert data.augmentation == Augmentation()
     for part in (data.train, data.valid, data.test):
         assert part.images.shape == (len(part), data.in_channels, 32, 32)
         assert set(part.labels) <= set(range(data.num_classes))
@@ -76,7 +92,7 @@ def test_plain_digits_are_the_real_ones() -> None:
 
 
 def test_unknown_data_lists_what_exists() -> None:
-    with pytest.raises(ValueError, match=r"unknown data 'imagenot'; there are \['cluttered_digits', 'digits'\]"):
+    with pytest.raises(ValueError, match=r"unknown data .imagenot.; .*there are .*'cifar10',.*'imagenet'\]"):
         load_data("imagenot")
 
 
@@ -100,6 +116,44 @@ def test_wrong_fields_are_refused_by_name(fields: dict[str, object], message: st
         load_data("cluttered_digits", **fields)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 9))
+def test_a_split_is_disjoint_whole_and_has_the_classes_in_proportion(counts: list[int], part: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    most = sum(counts) - len(counts)
+    num_valid = round(part * most)
+    if not 0 < num_valid <= most:
+        with pytest.raises(ValueError, match=rf"allowed are 1\.\.{most}"):
+            stratified_split(labels, num_valid, seed)
+        return
+    train, valid = stratified_split(labels, num_valid, seed)
+    assert sorted(np.concatenate([train, valid])) == list(range(len(labels)))
+    assert len(valid) == num_valid
+    shares = np.bincount(labels[valid], minlength=len(counts))
+    exact = num_valid * np.array(counts) / len(labels)
+    assert (shares < counts).all()
+    if (np.ceil(exact) < counts).all():
+        assert (np.floor(exact) <= shares).all()
+        assert (shares <= np.ceil(exact)).all()
+
+
+def test_a_split_follows_from_its_seed_and_is_mixed() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    first, again, other = (stratified_split(labels, 40, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))
+    assert set(first.valid) != set(other.valid)
+    assert np.bincount(labels[first.valid]).tolist() == [10] * 4
+    for part in first:
+        assert len(set(labels[part[:20]])) == 4
+
+
+def test_the_number_of_validation_images_counts_before_their_fraction() -> None:
+    assert num_valid_of(200, 7, 0.5) == 7
+    assert num_valid_of(200, None, 0.1) == 20
+    assert num_valid_of(3, None, 0.1) == 1
+    with pytest.raises(ValueError, match="valid_fraction must be in"):
+        num_valid_of(200, None, 1.0)
+
+
 def test_parts_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="images of valid have shape"):
         ImageData(name="x", num_classes=4, train=labelled(), valid=labelled(size=9), test=labelled())
@@ -111,3 +165,25 @@ def test_parts_that_do_not_fit_each_other_are_refused() -> None:
         Labelled(images=np.zeros((1, 1, 8, 8)), labels=np.zeros(1, np.int64))
     with pytest.raises(ValueError, match="as many int64 labels"):
         Labelled(images=np.zeros((1, 1, 8, 8), np.uint8), labels=np.zeros(2, np.int64))
+
+
+def test_the_own_data_of_the_documentation_loads_and_augments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Squares" in block)
+    (tmp_path / "own_squares.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "squares.yaml"
+    file.write_text("source: own_squares.Squares\nnum: 100\naugmentation: {flip: 0.5}\n", encoding="utf-8")
+    data = load_data(file)
+    assert (len(data.train), len(data.valid), len(data.test)) == (80, 20, 100)
+    assert data.augmentation == Augmentation(flip=0.5)
+    brightness = data.test.images.mean(axis=(1, 2, 3))
+    assert brightness[data.test.labels == 1].min() > brightness[data.test.labels == 0].max()
+    images = data.train.read(np.arange(8)).images
+    assert training_input(data, images, 24, seed=(0,), rows=np.arange(8), num=8).shape == (8, 1, 24, 24)
+
+
+def test_the_table_of_the_documentation_has_every_source_and_every_key_of_augmentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in (*NAMES, *(each.name for each in fields(Augmentation))):
+        assert f"`{name}`" in text

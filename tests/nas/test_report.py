@@ -38,7 +38,7 @@ from nas.report.figures import front_figure, kernels_figure, roofline_figure
 from nas.report.page import page
 from nas.report.pictures import front_picture, hypervolume_picture, kernels_picture, roofline_picture
 from nas.report.table import candidates_csv, pareto_csv
-from nas.result import Candidate, Ending, SearchResult
+from nas.result import Candidate, Ending, Judgement, SearchResult
 from search_spaces import Arch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -67,7 +67,6 @@ def html_of(result: SearchResult, **changes: str | bool) -> str:
     arguments = {
         "command": "python -m nas.search",
         "config_text": "seed: 7\n",
-        "data_name": "digits",
         "exported": False,
     }
     return page(result, choose(result), **{**arguments, **changes})  # type: ignore[arg-type]
@@ -190,12 +189,18 @@ def test_hypervolume_is_shown_relative_to_the_last_and_stays_zero_without_a_fron
 
 
 def test_the_first_lines_state_deployment_and_training_both(result: SearchResult) -> None:
-    text = re.sub("<[^>]*>", "", html_of(result, exported=True).split("<h1>")[1].split("<h2>")[0])
+    text = re.sub(
+        "<[^>]*>",
+        "",
+        html_of(replace(result, judgement=Judgement(origin="made up")), exported=True)
+        .split("<h1>")[1]
+        .split("<h2>")[0],
+    )
     assert "40 different networks of the space mobilenet_v3_tiny were scored for board" in text
     assert "runtime tvm_opencl, float16" in text
     assert f"{len(result.front)} form the Pareto front for error, latency, memory traffic, arithmetic intensity" in text
     assert "as deployed: images of up to 64x64 pixels, batch 1" in text
-    assert "Accuracies are those on digits, images of up to 32x32 pixels, 10 classes, with the weights" in text
+    assert "Accuracies are made up, for images of up to 32x32 pixels, 10 classes, with the weights" in text
     assert "The two differ" in text
     assert re.search(r"\d+% measured on the device", text)
 
@@ -220,10 +225,9 @@ def test_command_config_seed_versions_and_sources_are_on_the_page(result: Search
 def test_names_from_users_cannot_bring_markup_into_the_page() -> None:
     attack = "</script><script>console.error('owned')</script>"
     html = html_of(
-        make_result(8, predictor=make_predictor(attack)),
+        replace(make_result(8, predictor=make_predictor(attack)), judgement=Judgement(origin=attack)),
         command=attack,
         config_text=json.dumps({"x": attack}),
-        data_name=attack,
     )
     assert attack not in html
     assert html.count("&lt;script&gt;console.error") >= 4
@@ -350,9 +354,7 @@ def test_write_report_leaves_every_file_and_says_nothing(
         images = result.deployed_space.graph(arch).nodes[0].operator
         return nn.Sequential(nn.Flatten(), nn.Linear(images.write_elements, 10))
 
-    write_report(
-        result, tmp_path, command="python -m nas.search", config_text="seed: 1\n", data_name="digits", extract=extract
-    )
+    write_report(result, tmp_path, command="python -m nas.search", config_text="seed: 1\n", extract=extract)
     assert capfd.readouterr() == ("", "")
     assert asked == [each.candidate.arch for each in choose(result)]
     subnets = ("most_accurate", "knee", "fastest")
@@ -381,7 +383,7 @@ def test_a_report_that_fails_on_the_way_leaves_no_half_written_file(
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="No space left"):
-        write_report(result, tmp_path, command="", config_text="", data_name="digits")
+        write_report(result, tmp_path, command="", config_text="")
     assert (tmp_path / "front.png").read_bytes() == b"earlier"
     assert not list(tmp_path.glob(".*"))
 

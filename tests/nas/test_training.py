@@ -12,24 +12,32 @@ import torch
 
 from nas.data import ImageData
 from nas.data.digits import ClutteredDigits
-from nas.training import (
-    Recipe,
-    _Training,
-    load_supernet,
-    recipe_from_mapping,
-    train_supernet,
-    training_key,
-)
-from predictors.mapping import read_yaml
-from predictors.paths import shipped
+from nas.training import DivergedError, Phase, Recipe, load_supernet, train_network, train_supernet, training_key
+from nas.training.engine import Training
+from nas.training.logs import StepResult
 from search_spaces import Space, load_space
 from search_spaces.supernet import Supernet
 
 torch.set_num_threads(1)
 
-SPACE = {"stem_width": 8, "stage_widths": [8, 8, 8], "depths": [1, 2], "head_width": 8, "feature_width": 8}
+SPACE = {
+    "stem_width": 8, "stage_widths": [8, 8], "stage_strides": [2, 2], "stage_se": [False, True],
+    "stage_activations": ["relu", "hardswish"], "depths": [1, 2], "head_width": 8, "feature_width": 8,
+}  # fmt: skip
 DATA = {"num_train": 64, "num_valid": 20, "num_test": 20}
-RECIPE = Recipe(num_steps=8, batch_size=16, learning_rate=0.004)
+RECIPE = Recipe(num_steps=8, batch_size=16, learning_rate=0.004, accelerator="cpu", log_steps=0)
+PROGRESSIVE = replace(
+    RECIPE,
+    num_steps=0,
+    learning_rate=0.0,
+    rule="sampled",
+    ema=0.9,
+    phases=(
+        Phase(num_steps=3, learning_rate=0.004, elastic=("resolution",)),
+        Phase(num_steps=2, learning_rate=0.004, elastic=("resolution", "kernel", "depth"), distilled=True),
+        Phase(num_steps=3, learning_rate=0.002, distilled=True),
+    ),
+)
 
 KILLED_TRAINING = f"""
 import sys
@@ -41,7 +49,7 @@ from search_spaces import load_space
 
 torch.set_num_threads(1)
 space = load_space("mobilenet_v3_tiny", **{SPACE!r})
-recipe = Recipe(num_steps=8, batch_size=16, learning_rate=0.004)
+recipe = Recipe(num_steps=8, batch_size=16, learning_rate=0.004, accelerator="cpu", log_steps=0)
 train_supernet(space, ClutteredDigits(**{DATA!r}).load(), recipe, Path(sys.argv[1]), checkpoint_steps=1, progress=False)
 """
 
@@ -70,18 +78,20 @@ class StoppedError(Exception):
     pass
 
 
-def train_until(step: int, data: ImageData, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_step = _Training.run_step
+def train_until(
+    step: int, data: ImageData, folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe = RECIPE
+) -> None:
+    run_step = Training.run_step
 
-    def stopping(training: _Training) -> tuple[float, float]:
+    def stopping(training: Training) -> StepResult:
         if training.step == step:
             raise StoppedError
         return run_step(training)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Training, "run_step", stopping)
+        patched.setattr(Training, "run_step", stopping)
         with pytest.raises(StoppedError):
-            train_supernet(space(), data, RECIPE, folder, checkpoint_steps=2, progress=False)
+            train_supernet(space(), data, recipe, folder, checkpoint_steps=2, progress=False)
 
 
 def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(
@@ -108,7 +118,7 @@ def test_a_finished_training_is_read_and_not_repeated(
     data: ImageData, unbroken: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_supernet(space(), data, RECIPE, tmp_path, progress=False)
-    monkeypatch.setattr(_Training, "run_step", None)
+    monkeypatch.setattr(Training, "run_step", None)
     read = train_supernet(space(), data, RECIPE, tmp_path, progress=False)
     assert_same_weights(read, unbroken)
     assert not read.training
@@ -116,41 +126,22 @@ def test_a_finished_training_is_read_and_not_repeated(
 
 def test_everything_that_determines_the_weights_changes_the_key(data: ImageData) -> None:
     other_data = ClutteredDigits(**DATA, seed=1).load()
+    other = space().supernet()
     keys = {
         training_key(space(), data, RECIPE),
         training_key(load_space("mobilenet_v3_tiny", **SPACE | {"stem_width": 16}), data, RECIPE),
         training_key(space(), other_data, RECIPE),
         training_key(space(), data, replace(RECIPE, seed=1)),
+        training_key(space(), data, replace(RECIPE, ema=0.9)),
+        training_key(space(), data, PROGRESSIVE),
+        training_key(space(), data, RECIPE, initial=other),
+        training_key(space(), data, RECIPE, teacher=other),
+        training_key(space(), data, replace(RECIPE, teacher="torch.nn:Identity")),
     }
-    assert len(keys) == 4
+    assert len(keys) == 9
+    elsewhere = replace(RECIPE, accelerator="auto", log_steps=7)
+    assert training_key(space(), data, elsewhere) == training_key(space(), data, RECIPE)
     assert training_key(space(), ClutteredDigits(**DATA).load(), replace(RECIPE)) in keys
-
-
-def test_training_lowers_the_loss_of_the_largest_subnet(data: ImageData) -> None:
-    training = _Training(space(), data, replace(RECIPE, num_steps=60))
-    losses = [training.run_step()[0] for _ in range(training.recipe.num_steps)]
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-
-
-def test_a_step_trains_the_parts_of_the_smallest_and_the_largest_subnet(data: ImageData) -> None:
-    training = _Training(space(), data, replace(RECIPE, num_random=0))
-    training.run_step()
-    assert all(parameter.grad is not None for parameter in training.supernet.network.parameters())
-    used = [name for name, each in training.supernet.kernel_transforms.items() if each.grad is not None]
-    assert used
-    assert all("stages_" in name for name in used)
-
-
-def test_the_learning_rate_rises_and_falls(data: ImageData) -> None:
-    training = _Training(space(), data, replace(RECIPE, num_steps=20, warmup=0.5))
-    rates = []
-    for step in range(training.recipe.num_steps):
-        training.step = step
-        rates.append(training._learning_rate())
-    peak = rates.index(max(rates))
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert 0 < rates[-1] < 0.05 * RECIPE.learning_rate < max(rates) <= RECIPE.learning_rate
 
 
 def test_a_damaged_checkpoint_is_named(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +199,11 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(data: Image
         train_supernet(load_space("mobilenet_v3_tiny", **SPACE, num_classes=3), data, RECIPE, tmp_path)
     with pytest.raises(ValueError, match="has in_channels 1"):
         train_supernet(load_space("mobilenet_v3_tiny", **SPACE, in_channels=3), data, RECIPE, tmp_path)
+    recipe = replace(
+        RECIPE, num_steps=0, learning_rate=0.0, phases=(Phase(num_steps=1, learning_rate=0.1, elastic=("wid",)),)
+    )
+    with pytest.raises(ValueError, match=r"elastic 'wid' fits no knob .* its families are \['depth', 'expansion'"):
+        train_supernet(space(), data, recipe, tmp_path)
     with pytest.raises(ValueError, match="batch_size 65 is more than the 64"):
         train_supernet(space(), data, replace(RECIPE, batch_size=65), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -221,21 +217,110 @@ def test_progress_shows_loss_and_accuracy(data: ImageData, tmp_path: Path, capsy
     assert "accuracy=" in shown
 
 
-def test_every_shipped_recipe_reads() -> None:
-    for path in shipped("training").glob("*.yaml"):
-        assert recipe_from_mapping(read_yaml(path)).num_steps > 0
+@pytest.mark.parametrize("step", [4, 7])
+def test_progressive_shrinking_goes_on_exactly_where_it_stopped(
+    step: int, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = train_supernet(space(), data, PROGRESSIVE, tmp_path / "unbroken", progress=False)
+    train_until(step, data, tmp_path / "broken", monkeypatch, PROGRESSIVE)
+    resumed = train_supernet(space(), data, PROGRESSIVE, tmp_path / "broken", progress=False)
+    assert_same_weights(resumed, unbroken)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"num_step": 1}, "unknown key 'num_step'"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, found 0.0"),
-        ({"num_random": -1}, "num_random must not be negative, found -1"),
-        ({"warmup": 1.0}, "warmup must be in 0 <= warmup < 1"),
-        ({"batch_size": True}, "batch_size: expected int, found True"),
-    ],
-)
-def test_a_wrong_recipe_is_refused_by_name(fields: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        recipe_from_mapping(read_yaml(shipped("training") / "default.yaml") | fields)
+def test_training_begins_with_the_initial_supernet(data: ImageData, unbroken: Supernet, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, num_steps=1, learning_rate=1e-9, warmup=0.0)
+    went_on = train_supernet(space(), data, recipe, tmp_path, initial=unbroken, progress=False)
+    for name, weight in went_on.named_parameters():
+        torch.testing.assert_close(weight, unbroken.get_parameter(name), rtol=0, atol=1e-6)
+    other = load_space("mobilenet_v3_tiny").supernet()
+    with pytest.raises(
+        ValueError, match=r"the initial supernet does not fit: it has 'network\.stages\.0\.2\..* and \d+ more"
+    ):
+        train_supernet(space(), data, recipe, tmp_path, initial=other, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_subnet_and_checkpoint(
+    data: ImageData, unbroken: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def failing(logits_BK: torch.Tensor, answers_BK: torch.Tensor, temperature: float) -> torch.Tensor:
+        calls.append(0)  # three subnets a step follow the largest: call 13 is the smallest one's in step 5
+        return logits_BK.sum() * (float("nan") if len(calls) == 13 else 0.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.training.passes.soft_loss", failing)
+        with pytest.raises(DivergedError) as raised:
+            train_supernet(space(), data, RECIPE, tmp_path, checkpoint_steps=2, progress=False)
+    [checkpoint] = tmp_path.iterdir()
+    assert "at step 5 of 8 the loss of the smallest subnet is nan" in str(raised.value)
+    assert f"the step was not applied. The last good checkpoint, of step 4, stays in {checkpoint};" in str(raised.value)
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["step"] == 4
+    assert all(weight.isfinite().all() for weight in state["module"].values())
+
+
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint_says_so(data: ImageData, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimiser="sgd", learning_rate=1e30, warmup=0.0)
+    with pytest.raises(DivergedError, match=r"at step 2 of 8 the loss of the largest .* There was no checkpoint"):
+        train_supernet(space(), data, recipe, tmp_path, progress=False)
+
+
+class Command:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo must not run",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train_until(3, data, tmp_path, monkeypatch)
+    [checkpoint] = tmp_path.iterdir()
+    torch.save({"step": Command()}, checkpoint)
+    with pytest.raises(ValueError, match=rf"{checkpoint.name} wants to run code \(.*system\) and is refused"):
+        train_supernet(space(), data, RECIPE, tmp_path, progress=False)
+    assert "must not run" not in capfd.readouterr().out
+
+
+def test_one_network_is_trained_kept_and_read_again(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "baseline.safetensors"
+    torch.manual_seed(0)
+    module = space().build(space().smallest())
+    before = {name: weight.clone() for name, weight in module.state_dict().items()}
+    recipe = replace(RECIPE, num_steps=30, learning_rate=0.02, ema=0.5)
+    trained = train_network(module, data, recipe, size=20, file=file, progress=False)
+    assert not trained.training
+    assert all(torch.equal(weight, before[name]) for name, weight in module.state_dict().items())
+    monkeypatch.setattr(Training, "run_step", None)
+    read = train_network(module, data, recipe, size=20, file=file, progress=False)
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(weight, read.state_dict()[name])
+    with pytest.raises(ValueError, match="holds another training"):
+        train_network(module, data, replace(recipe, seed=1), size=20, file=file, progress=False)
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused(data: ImageData) -> None:
+    module = load_space("mobilenet_v3_tiny", **SPACE, num_classes=3).build(space().smallest())
+    with pytest.raises(ValueError, match=r"the network gives logits of shape \(1, 3\) .* has 10 classes"):
+        train_network(module, data, RECIPE, size=20, progress=False)
+    colour = load_space("mobilenet_v3_tiny", **SPACE, in_channels=3).build(space().smallest())
+    with pytest.raises(ValueError, match=r"the network does not take images of shape \(1, 1, 20, 20\)"):
+        train_network(colour, data, RECIPE, size=20, progress=False)
+    with pytest.raises(ValueError, match="phases are for supernets"):
+        train_network(colour, data, PROGRESSIVE, size=20, progress=False)
+
+
+def test_curves_for_tensorboard_lie_beside_the_weights(data: ImageData, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_supernet(space(), data, replace(RECIPE, num_steps=4, log_steps=2), tmp_path, progress=False)
+    [weights] = tmp_path.glob("*.safetensors")
+    curves = EventAccumulator(str(tmp_path / "logs" / weights.stem))
+    curves.Reload()
+    assert set(curves.Tags()["scalars"]) == {
+        *(f"{what}/{subnet}" for what in ("loss", "accuracy") for subnet in ("largest", "smallest", "random")),
+        "learning_rate", "gradient_norm", "images_per_s",
+    }  # fmt: skip
+    assert [point.step for point in curves.Scalars("loss/largest")] == [2, 4]

@@ -6,7 +6,6 @@ from itertools import product
 import numpy as np
 import torch
 
-from predictors.training import probabilities_of
 from search_spaces import Space, load_space
 
 
@@ -27,8 +26,10 @@ def all_archs() -> np.ndarray:
 
 def random_probabilities(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    choices = small_space().choices.items()
-    return probabilities_of({k: torch.randn(len(v), dtype=torch.float64, generator=generator) for k, v in choices})
+    return {
+        knob: torch.softmax(torch.randn(len(values), dtype=torch.float64, generator=generator), dim=0)
+        for knob, values in small_space().choices.items()
+    }
 
 
 def likelihoods(archs: np.ndarray, probabilities: dict[str, torch.Tensor]) -> np.ndarray:

@@ -6,14 +6,13 @@ from hypothesis import strategies as st
 
 from predictors.fusion import fuse, load_runtime
 from predictors.graph import Graph
+from predictors.nasbench201 import NB201_OPERATIONS, parse_nb201
 from predictors.operators import Conv2d, Linear
 from predictors.validation.cell_graphs import (
     FBNET_SKIP,
-    NB201_OPERATIONS,
     fbnet_graph,
     fold_zeros,
     nb201_graph,
-    parse_nb201,
 )
 
 SKIPS = ("skip_connect",) * 6

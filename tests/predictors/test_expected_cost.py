@@ -6,7 +6,7 @@ import torch
 from small_space import all_archs, likelihoods, random_probabilities, small_space
 
 from predictors import LatencyPredictor, load_device
-from predictors.training import METRICS, ArchitectureLogits, ExpectedCost, probabilities_of
+from predictors.training import METRICS, ArchitectureLogits, ExpectedCost
 from search_spaces import Space
 
 torch.set_num_threads(1)
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_finite_differences(space: Space, metric: str) ->
     scale = cost(random_probabilities()).item()
 
     def relative(*logits: torch.Tensor) -> torch.Tensor:
-        return cost(probabilities_of(dict(zip(knobs, logits)))) / scale
+        return cost({knob: torch.softmax(each, dim=0) for knob, each in zip(knobs, logits)}) / scale
 
     torch.manual_seed(0)
     logits = [torch.randn(len(v), dtype=torch.float64, requires_grad=True) for v in space.choices.values()]
@@ -121,13 +121,22 @@ def test_relaxed_and_hard_samples_are_probabilities_with_gradients(space: Space)
         assert any(each.grad.abs().sum() > 0 for each in logits.parameters())
 
 
-def test_gumbel_samples_follow_the_probabilities() -> None:
-    logits = {"knob": torch.tensor([0.0, 1.0, 2.0])}
+def test_probabilities_are_each_knob_s_softmax_and_samples_follow_them(space: Space) -> None:
+    logits = ArchitectureLogits(space)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits.flat_V.copy_(torch.randn(len(logits.flat_V)))
     generator = torch.Generator().manual_seed(0)
-    counts = sum(
-        probabilities_of(logits, "straight_through", generator=generator)["knob"].detach() for _ in range(4000)
-    )
-    torch.testing.assert_close(counts / 4000, torch.softmax(logits["knob"], dim=0), rtol=0, atol=0.03)
+    samples = torch.stack([logits("straight_through", generator=generator).flat_V.detach() for _ in range(3000)])
+    torch.testing.assert_close(samples.mean(dim=0), logits().flat_V.detach(), rtol=0, atol=0.04)
+    starts = np.cumsum([0, *logits.choices.values()])
+    entropy = 0.0
+    for start, (knob, values) in zip(starts, space.choices.items()):
+        expected = torch.softmax(logits.flat_V[start : start + len(values)] / 0.5, dim=0)
+        torch.testing.assert_close(logits(temperature=0.5)[knob], expected)
+        entropy += torch.distributions.Categorical(logits()[knob]).entropy().item()
+        assert logits.arch()[knob] == values[int(logits()[knob].argmax())]
+    assert logits.entropy.item() == pytest.approx(entropy, rel=1e-5)
 
 
 def test_learning_by_the_cost_alone_finds_the_cheapest_network(space: Space, archs: np.ndarray) -> None:
@@ -172,9 +181,9 @@ def test_wrong_probabilities_are_named(space: Space) -> None:
     with pytest.raises(ValueError, match="'resolution' must be"):
         cost(good | {"resolution": torch.tensor([float("nan"), 0.5], dtype=torch.float64)})
     with pytest.raises(ValueError, match="unknown mode 'hard'"):
-        probabilities_of(good, "hard")  # type: ignore[arg-type]
+        ArchitectureLogits(space)("hard")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature must be positive"):
-        probabilities_of(good, temperature=0.0)
+        ArchitectureLogits(space)(temperature=0.0)
 
 
 def test_what_a_device_or_a_space_does_not_have_is_named(space: Space) -> None:

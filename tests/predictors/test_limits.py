@@ -110,9 +110,7 @@ def test_a_constraint_finds_the_multiplier_of_a_problem_with_a_known_one() -> No
 
 def test_a_constraint_names_what_it_was_not_given() -> None:
     constraint = CostConstraint(latency_s=1e-3, traffic_bytes=1e6)
-    with pytest.raises(
-        ValueError, match=r"limits are .*'traffic_bytes'\], costs were given for \['macs'\]"
-    ):
+    with pytest.raises(ValueError, match=r"limits are .*'traffic_bytes'\], costs were given for \['macs'\]"):
         constraint({"macs": torch.tensor(1.0)})
     with pytest.raises(ValueError, match="no limit was given"):
         CostConstraint()

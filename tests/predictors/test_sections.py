@@ -50,6 +50,10 @@ def through_a_view(builder, x):
     return builder.add(Copy(shape=builder.shape(flat), to=SHAPE, method="reshape"), flat)
 
 
+def plus_constant(builder, x):
+    return builder.elementwise("add", x, builder.add(Constant(shape=SHAPE, learned_params=7)))
+
+
 PIECES = (conv, residual, gated, activation_first, twice_activation_first, dead_end, through_a_view)
 
 
@@ -103,6 +107,16 @@ def test_a_joined_graph_is_predicted_like_the_graph_that_is_built_at_once(choice
     agree(PREDICTORS[runtime].predict(graph), PREDICTORS[runtime].predict(built([PIECES[i] for i in choices])))
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("piece", range(len(PIECES)))
+def test_constants_of_the_first_section_count_as_in_the_graph_that_is_built_at_once(piece, runtime):
+    """A learned position, say: it is in memory from the start, and its parameters are those of the network."""
+    graph = join([section(plus_constant), SECTIONS[piece]])
+    assert graph == built([plus_constant, PIECES[piece]])
+    assert graph.num_params == 7 + SECTIONS[piece].graph.num_params
+    agree(PREDICTORS[runtime].predict(graph), PREDICTORS[runtime].predict(built([plus_constant, PIECES[piece]])))
+
+
 def test_a_kernel_that_reaches_over_a_border_is_one_kernel():
     graph = join([section(lambda builder, x: builder.conv2d(x, 8, kernel=3)), section(activation_first)])
     prediction = LatencyPredictor(load_device("v100"), [], runtime="tvm_opencl").predict(graph)
@@ -135,8 +149,8 @@ def test_what_is_no_section_is_refused():
         Section(builder.graph(builder.flatten(y)))
     builder = GraphBuilder()
     x = builder.input(SHAPE)
-    with pytest.raises(ValueError, match=r"one input, its first node; node 1 \(constant"):
-        Section(builder.graph(builder.elementwise("add", x, builder.add(Constant(shape=SHAPE)))))
+    with pytest.raises(ValueError, match=r"one input, its first node; node 1 \(input"):
+        Section(builder.graph(builder.elementwise("add", x, builder.input(SHAPE))))
     builder = GraphBuilder()
     x = builder.add(Constant(shape=SHAPE))
     with pytest.raises(ValueError, match="a section begins with its input, found constant"):
@@ -148,6 +162,8 @@ def test_sections_that_do_not_fit_are_refused():
         join([SECTIONS[0], section(lambda builder, x: builder.activation(x, "relu"), (1, 9, 16, 16))])
     with pytest.raises(ValueError, match="at least one section"):
         join([])
+    with pytest.raises(ValueError, match="only the first section of a network may hold constants"):
+        join([SECTIONS[0], section(plus_constant)])
 
 
 def test_a_position_asks_once_for_each_choice_of_its_knobs():

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from predictors.fusion import Kernel, load_runtime
 from predictors.graph import Graph
+from predictors.nasbench201 import NB201_OPERATIONS
 from predictors.regimes import (
     KernelTimes,
     choose_runtime,
@@ -21,7 +22,7 @@ from predictors.regimes import (
     kernel_work,
     predict_from_few,
 )
-from predictors.validation.cell_graphs import NB201_OPERATIONS, fbnet_graph, nb201_graph
+from predictors.validation.cell_graphs import fbnet_graph, nb201_graph
 from predictors.validation.comparison import MACS_BASELINE, OURS, ROOFLINE_BASELINE
 from predictors.validation.help_latency import Space, batch_of, compare_space, count_runs, read_space, read_spaces
 

@@ -1,9 +1,11 @@
 """What every shipped space must hold, whatever its family: a new space is covered by being a file in configs/space."""
 
+import math
 import subprocess
 import sys
 import warnings
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,20 @@ every_space = pytest.mark.parametrize("name", SPACES)
 torch.set_num_threads(1)
 
 
+SMALLER: dict[str, dict[str, object]] = {
+    "proxyless": {"resolutions": [96, 128]},
+    "resnet50d": {"resolutions": [96, 128]},
+    "repvgg": {"resolutions": [96, 128]},
+    "nasbench201": {"num_cells": 1},
+    "vit": {"resolutions": [64]},
+    "vit_s": {"resolutions": [64]},
+}
+"""Fields of spaces that take long and hold nothing that a smaller one does not."""
+
+
 @cache
 def space_named(name: str) -> Space:
-    return load_space(name)
+    return load_space(name, **SMALLER.get(name, {}))
 
 
 @cache
@@ -36,7 +49,7 @@ def supernet_of(name: str) -> Supernet:
     with torch.no_grad():
         for tensor in (*supernet.parameters(), *supernet.buffers()):
             if tensor.is_floating_point():
-                tensor.add_(0.02 * torch.rand_like(tensor))
+                tensor.add_(0.02 * torch.randn_like(tensor))
     return supernet.eval()
 
 
@@ -133,6 +146,12 @@ def test_the_graph_is_what_tracing_the_module_finds(name: str) -> None:
         assert trace(as_deployed(space.build(arch)), images(space, arch)) == space.graph(arch)
 
 
+def attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Two products, which fvcore counts where they are written out: it has no formula for the whole operator."""
+    query, key, value = (each.type().sizes() for each in inputs[:3])
+    return math.prod(query) * key[-2] + math.prod(query[:-1]) * math.prod(value[-2:])
+
+
 @every_space
 def test_macs_and_parameters_agree_exactly_with_fvcore(name: str) -> None:
     space = space_named(name)
@@ -142,7 +161,8 @@ def test_macs_and_parameters_agree_exactly_with_fvcore(name: str) -> None:
             warnings.simplefilter("ignore")  # torch.jit, which fvcore is built on, is deprecated
             from fvcore.nn import FlopCountAnalysis
 
-            counted = FlopCountAnalysis(module, images(space, arch)).unsupported_ops_warnings(False).total()
+            analysis = FlopCountAnalysis(module, images(space, arch)).unsupported_ops_warnings(False)
+            counted = analysis.set_op_handle("aten::scaled_dot_product_attention", attention_macs).total()
         graph = space.graph(arch)
         assert graph.macs == counted
         assert graph.num_params == sum(parameter.numel() for parameter in module.parameters())

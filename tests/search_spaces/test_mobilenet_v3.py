@@ -6,7 +6,7 @@ import torch
 from predictors import trace
 from predictors.paths import shipped
 from search_spaces import load_space, space_from_mapping
-from search_spaces.mobilenet_v3 import make_divisible
+from search_spaces.inverted_residuals import make_divisible
 
 torch.set_num_threads(1)
 
@@ -42,9 +42,9 @@ def test_an_inverted_residual_block_has_the_parameters_derived_by_hand() -> None
 def test_the_width_multiplier_scales_and_rounds_channels() -> None:
     space = load_space("mobilenet_v3", width_multiplier=1.2)
     layout = space.layout(space.largest())
-    assert layout.stem_channels == 24  # 19.2 -> 16 would lose more than 10 %
+    assert layout.stem.channels == 24  # 19.2 -> 16 would lose more than 10 %
     assert [blocks[0].out_channels for blocks in layout.stages] == [32, 48, 96, 136, 192]
-    assert (layout.head_channels, layout.feature_channels) == (1152, 1536)
+    assert layout.head[:2] == (1152, 1536)
 
 
 def test_channels_round_to_multiples_of_eight_and_lose_at_most_a_tenth() -> None:
