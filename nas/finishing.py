@@ -13,7 +13,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from nas.accuracy import accuracy, channels_last, check_data_fits, recalibrate
+from nas.accuracy import accuracy, calibration_images, channels_last, check_data_fits, recalibrate
 from nas.data import ImageData, data_from_mapping
 from nas.data.inputs import evaluation_input
 from nas.export import ARCH_FILE, INT8_ACCURACY_FILE, WEIGHTS_FILE, write_network
@@ -252,8 +251,7 @@ def _done(folder: Path, key: str) -> Finished | None:
 
 def _recalibrate(module: nn.Module, data: ImageData, size: int, num_calibration: int) -> None:
     if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules()):
-        images = data.train.read(np.arange(min(num_calibration, len(data.train)))).images
-        recalibrate(module, evaluation_input(data, images, size))
+        recalibrate(module, evaluation_input(data, calibration_images(data, num_calibration), size))
 
 
 def _test_accuracy(

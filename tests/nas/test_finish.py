@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import nas.finish
 import nas.finishing
 import nas.verify
+from nas.accuracy import calibration_images
 from nas.cli import plain_mapping, run_command
 from nas.data import Images, load_data
 from nas.data.inputs import evaluation_input
@@ -127,7 +128,7 @@ def test_the_test_accuracy_is_that_of_the_weights_with_their_own_statistics(
         answers = module(x_BCHW).argmax(dim=1).numpy()
     entry = json.loads((run / "test_accuracy.json").read_text())["entries"][0]
     assert entry["accuracy"] == pytest.approx((answers == data.test.labels).mean())
-    images = evaluation_input(data, data.train.read(np.arange(50)).images, 8)
+    images = evaluation_input(data, calibration_images(data, 50), 8)
     with torch.no_grad():
         mean_C = module.stem.conv(images).mean(dim=(0, 2, 3))
     torch.testing.assert_close(module.stem.bn.running_mean, mean_C, msg="statistics of the calibration images")

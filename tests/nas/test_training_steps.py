@@ -26,7 +26,7 @@ from nas.training.ema import MovingAverage
 from nas.training.engine import Training
 from nas.training.parallel import processes_of
 from nas.training.passes import SupernetTrainee, fresh_supernet
-from search_spaces import Space, load_space
+from search_spaces import Arch, Space, load_space
 
 torch.set_num_threads(1)
 
@@ -135,12 +135,12 @@ def test_channels_are_sorted_once_and_the_largest_network_stays_the_same(
 
     sort_channels, outputs = search_spaces.channel_sorting.sort_channels, []
 
-    def watched(supernet: nn.Module) -> None:
+    def watched(supernet: nn.Module, keep: list[Arch]) -> None:
         x_BCHW = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
         supernet.eval()
         supernet.set_arch(space.largest())
         outputs.append(supernet(x_BCHW))
-        sort_channels(supernet)
+        sort_channels(supernet, keep)
         outputs.append(supernet(x_BCHW))
 
     monkeypatch.setattr(search_spaces.channel_sorting, "sort_channels", watched)
