@@ -4,11 +4,9 @@ Measured by the means of `predictors.measure`: every network built several times
 lie apart, in units of a reference that runs before and after.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from math import isfinite
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -30,12 +28,7 @@ from predictors.measure.networks import Repeats, measure_networks
 from predictors.measure.rounds import Effort, visit_all
 from predictors.measure.session import INSTANCES, Settings
 from predictors.network_times import NetworkTimes
-
-UNITS = {
-    "seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6,
-    "latency_s": 1.0, "latency_ms": 1e-3, "latency_us": 1e-6,
-}  # fmt: skip
-"""Columns of a CSV of measured times that give a network's time."""
+from predictors.validation.networks import timed_rows
 
 FORMATS = {"litert": "tflite", "ncnn": "ncnn"}
 """What a runtime reads; all others take ONNX."""
@@ -155,7 +148,7 @@ def measure_here(
 
 
 def read_times(path: Path, names: Sequence[str]) -> dict[str, NetworkSeconds]:
-    """Seconds by network, of a CSV with the columns `network` and one whose name is a unit (`UNITS`).
+    """Seconds by network, of a CSV with the columns `network` and one whose name is a unit, as `timed_rows` reads it.
 
     Networks that stand in several lines count with their median. Names may end in a model file's suffix.
 
@@ -164,29 +157,14 @@ def read_times(path: Path, names: Sequence[str]) -> dict[str, NetworkSeconds]:
     """
     if not path.is_file():
         raise ValueError(f"measured={path}: there is no such file")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = [column.strip() for column in reader.fieldnames or []]
-        reader.fieldnames = columns
-        units = [column for column in columns if column in UNITS]
-        if "network" not in columns or len(units) != 1:
-            raise ValueError(f"{path}: needs the columns 'network' and one of {list(UNITS)}, found {columns}")
-        found: dict[str, list[float]] = {}
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            name = Path((row["network"] or "").strip()).name.partition(".")[0]
-            if name not in names:
-                few = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-                raise ValueError(f"{where}: {row['network']!r} is no network of this front; it has {few}")
-            if not (text := (row[units[0]] or "").strip()):
-                continue
-            try:
-                seconds = float(text) * UNITS[units[0]]
-            except ValueError:
-                raise ValueError(f"{where}: {units[0]} is {text!r}, which is no number") from None
-            if not (isfinite(seconds) and seconds > 0.0):
-                raise ValueError(f"{where}: {name} took {text} {units[0]}; a time is positive and finite")
-            found.setdefault(name, []).append(seconds)
+    found: dict[str, list[float]] = {}
+    for row in timed_rows(path):
+        name = Path(row.network).name.partition(".")[0]
+        if name not in names:
+            few = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+            raise ValueError(f"{row.where}: {row.network!r} is no network of this front; it has {few}")
+        if row.seconds is not None:
+            found.setdefault(name, []).append(row.seconds)
     if not found:
         raise ValueError(f"{path}: has no times")
     return {name: NetworkSeconds(seconds=float(np.median(seconds))) for name, seconds in found.items()}

@@ -5,16 +5,14 @@ and their code (https://github.com/DingXiaoH/RepVGG).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
-
-from typing_extensions import Self
 
 from predictors.graph import Graph, GraphBuilder
 from predictors.operators import Shape
 from predictors.sections import Position, Section, joined
-from search_spaces.space import KnobSpace
+from search_spaces.resolutions import ResolutionSpace
 
 if TYPE_CHECKING:
     from search_spaces.repvgg_modules import RepVGG
@@ -42,7 +40,7 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepVGGSpace(KnobSpace):
+class RepVGGSpace(ResolutionSpace):
     """Elastic RepVGG. Knobs, of those that have more than one choice: `resolution`, and for each stage from 1
     `stage{i}_depth`, its number of blocks, and `stage{i}_width`, the multiplier of its channels in per cent.
 
@@ -51,23 +49,17 @@ class RepVGGSpace(KnobSpace):
     of stride 1 its first block would then have one in some archs and none in others; here it never has.)
 
     Args:
-        resolutions: heights and widths of the input images in pixels, increasing.
         base_widths: channels of each stage at 100 per cent.
         widths: for each stage, the choices of its multiplier in per cent, increasing.
         depths: for each stage, the choices of its number of blocks, increasing.
         stem_width: channels of the stem; never more than those of the first stage.
         groups: of the convolutions of every second block of a stage; 2 and 4 make the paper's g2 and g4.
-        deployed_resolution, batch: set by `deployed`.
 
     Raises:
         ValueError: a field is empty, out of order, not positive, of a length that does not fit the others, or makes
             channels that are no whole number or do not divide into groups.
     """
 
-    name: str
-    num_classes: int
-    in_channels: int = 3
-    resolutions: tuple[int, ...]
     base_widths: tuple[int, ...]
     widths: tuple[tuple[int, ...], ...]
     depths: tuple[tuple[int, ...], ...]
@@ -75,26 +67,15 @@ class RepVGGSpace(KnobSpace):
     stem_width: int
     stem_stride: int = 2
     groups: int = 1
-    deployed_resolution: int | None = None
-    batch: int = 1
 
     def __post_init__(self) -> None:
         asked = f"space {self.name!r}"
-        for name in ("num_classes", "in_channels", "stem_width", "stem_stride", "groups", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{asked}: {name} must be positive, found {getattr(self, name)}")
-        for name in ("widths", "depths", "strides"):
-            if len(getattr(self, name)) != len(self.base_widths) or not self.base_widths:
-                raise ValueError(
-                    f"{asked}: {name} needs one entry for each of {len(self.base_widths)} base_widths, at least one, "
-                    f"found {len(getattr(self, name))}"
-                )
+        self._check_positive("num_classes", "in_channels", "stem_width", "stem_stride", "groups", "batch")
+        self._check_stages("base_widths", "widths", "depths", "strides")
         for name, values in self._choice_lists():
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
                 raise ValueError(f"{asked}: {name} must be positive and increase, found {list(values)}")
-        for name in ("base_widths", "strides"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{asked}: {name} must be positive, found {list(getattr(self, name))}")
+        self._check_positive("base_widths", "strides")
         for base, percents in zip(self.base_widths, self.widths):
             for percent in percents:
                 if base * percent % _PERCENT or base * percent // _PERCENT % self.groups:
@@ -102,10 +83,6 @@ class RepVGGSpace(KnobSpace):
                         f"{asked}: {percent} % of {base} channels are {base * percent / _PERCENT:g}, which must be a "
                         f"whole number and divide into {self.groups} groups"
                     )
-
-    @property
-    def resolution(self) -> int:
-        return self.resolutions[-1]
 
     @cached_property
     def choices(self) -> Mapping[str, tuple[int, ...]]:
@@ -151,22 +128,6 @@ class RepVGGSpace(KnobSpace):
         from search_spaces.repvgg_modules import RepVGG
 
         return RepVGG(self.layout(arch), self.in_channels)
-
-    def deployed(self, resolution: int | None = None, batch: int = 1) -> Self:
-        """The space as deployed: resolution v becomes v * resolution / (largest resolution), images come in batches.
-
-        Raises:
-            ValueError: that is no positive whole number for one of the resolutions, or the batch is not positive.
-        """
-        if resolution is None:
-            return replace(self, batch=batch)
-        for each in self.resolutions:
-            if resolution < 1 or each * resolution % self.resolution:
-                raise ValueError(
-                    f"space {self.name!r} cannot be deployed at resolution {resolution}: its resolution {each} of "
-                    f"{list(self.resolutions)} would become {each * resolution / self.resolution:g}"
-                )
-        return replace(self, deployed_resolution=resolution, batch=batch)
 
     def _choice_lists(self) -> list[tuple[str, tuple[int, ...]]]:
         """Every knob that there may be, with its values."""
@@ -218,9 +179,7 @@ class RepVGGSpace(KnobSpace):
 
     def _shape(self, channels: int, strides: Sequence[int], knobs: Mapping[str, int]) -> Shape:
         """An image's shape after layers of these strides."""
-        size = self._chosen("resolution", knobs)
-        if self.deployed_resolution is not None:
-            size = size * self.deployed_resolution // self.resolution
+        size = self.input_shape(knobs)[-1]
         for stride in strides:  # 3x3 with a padding of 1
             size = -(-size // stride)
         return self.batch, channels, size, size

@@ -4,12 +4,13 @@ Two sources: a person's CSV of networks and seconds, and what `predictors.measur
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 from statistics import geometric_mean
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,10 @@ from predictors.validation.comparison import MACS_BASELINE, OURS, ROOFLINE_BASEL
 AGAIN = "measured again"
 """The second pass as a model of the first: nobody predicts better than a measurement repeats."""
 
-UNITS = {"seconds": 1.0, "milliseconds": 1e-3}
+UNITS = {
+    "seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6,
+    "latency_s": 1.0, "latency_ms": 1e-3, "latency_us": 1e-6,
+}  # fmt: skip
 """Columns that give a network's time."""
 
 MIN_CALIBRATION = 3
@@ -49,13 +53,41 @@ class TimedNetwork:
 
 
 def read_measured(path: Path, read: Callable[[str, Path], Graph]) -> list[TimedNetwork]:
-    """Networks of a CSV with the columns `network` and `seconds`, or `milliseconds`.
+    """Networks of a CSV with the columns `network` and one whose name is a unit (`UNITS`).
 
     Args:
         read: makes a graph of what stands under `network`, and the folder of the file that relative paths start from.
 
     Raises:
         ValueError: no such columns, no rows, a time that is not positive, a network that cannot be read; with the line.
+    """
+    found = []
+    for row in timed_rows(path):
+        if row.seconds is None:
+            raise ValueError(f"{row.where}: {row.network!r} has no time")
+        try:
+            graph = read(row.network, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{row.where}: {error}") from None
+        found.append(TimedNetwork(name=row.network, graph=graph, measured_s=row.seconds))
+    if not found:
+        raise ValueError(f"{path}: has no rows")
+    return found
+
+
+class TimedRow(NamedTuple):
+    """A line of a CSV of times: its file and number, what stands under `network`, and seconds where there is a time."""
+
+    where: str
+    network: str
+    seconds: float | None
+
+
+def timed_rows(path: Path) -> Iterator[TimedRow]:
+    """Lines of a CSV with a column `network` and one whose name is a unit of `UNITS`.
+
+    Raises:
+        ValueError: no such columns, or a time that is no number or not positive, with the line.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -64,24 +96,23 @@ def read_measured(path: Path, read: Callable[[str, Path], Graph]) -> list[TimedN
         units = [column for column in columns if column in UNITS]
         if "network" not in columns or len(units) != 1:
             raise ValueError(f"{path}: needs the columns 'network' and one of {list(UNITS)}, found {columns}")
-        found = []
+        [unit] = units
         for row in reader:
-            where = f"{path}:{reader.line_num}"
-            text = (row["network"] or "").strip()
+            where, network, text = (
+                f"{path}:{reader.line_num}",
+                (row["network"] or "").strip(),
+                (row[unit] or "").strip(),
+            )
+            if not text:
+                yield TimedRow(where, network, None)
+                continue
             try:
-                measured_s = float(row[units[0]] or "") * UNITS[units[0]]
+                seconds = float(text) * UNITS[unit]
             except ValueError:
-                raise ValueError(f"{where}: {units[0]} is {row[units[0]]!r}, which is no number") from None
-            if not (isfinite(measured_s) and measured_s > 0.0):
-                raise ValueError(f"{where}: {text!r} took {row[units[0]]} {units[0]}; a time is positive and finite")
-            try:
-                graph = read(text, path.parent)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            found.append(TimedNetwork(name=text, graph=graph, measured_s=measured_s))
-    if not found:
-        raise ValueError(f"{path}: has no rows")
-    return found
+                raise ValueError(f"{where}: {unit} is {text!r}, which is no number") from None
+            if not (isfinite(seconds) and seconds > 0.0):
+                raise ValueError(f"{where}: {network!r} took {text} {unit}; a time is positive and finite")
+            yield TimedRow(where, network, seconds)
 
 
 def split(networks: Sequence[TimedNetwork], chosen: str) -> tuple[list[TimedNetwork], list[TimedNetwork]]:

@@ -145,7 +145,7 @@ def test_few_networks_are_scored_and_not_fitted(run: Path, tmp_path: Path) -> No
         ("network,seconds,milliseconds\nnetwork_0000,1,1\n", r"needs the columns 'network' and one of"),
         ("network,seconds\nother,1\n", r"times.csv:2: 'other' is no network of this front; it has network_0000"),
         ("network,seconds\nnetwork_0000,fast\n", r"times.csv:2: seconds is 'fast', which is no number"),
-        ("network,seconds\nnetwork_0000,-1\n", r"network_0000 took -1 seconds; a time is positive and finite"),
+        ("network,seconds\nnetwork_0000,-1\n", r"'network_0000' took -1 seconds; a time is positive and finite"),
         ("network,seconds\nnetwork_0000,inf\n", r"a time is positive and finite"),
         ("network,seconds\nnetwork_0000,\n", r"has no times"),
         ("", r"needs the columns 'network'.*found \[\]"),

@@ -206,7 +206,7 @@ def test_only_what_has_a_choice_is_a_knob() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"depths": [[1, 2]]}, "depths needs one entry for each of 3 base_widths, at least one, found 1"),
+        ({"depths": [[1, 2]]}, "depths needs one entry for each of the 3 stages, at least one"),
         ({"strides": [1, 2, 0]}, "strides must be positive"),
         ({"base_widths": [16, 32, -64]}, "base_widths must be positive"),
         ({"resolutions": [32, 24]}, r"resolution must be positive and increase, found \[32, 24\]"),
