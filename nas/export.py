@@ -19,6 +19,7 @@ from torch import nn
 from nas.data.images import ImageData
 from nas.data.inputs import evaluation_input
 from nas.files import replacing, replacing_folder
+from nas.quantisation import NUM_COMPARED, OnnxModel, quantise_and_compare
 from nas.result import Candidate, SearchResult
 from predictors.graph import Graph
 from predictors.operators import Input, Shape
@@ -87,6 +88,7 @@ def write_network(
     data: ImageData | None = None,
     trained_size: int | None = None,
     symmetric: bool = False,
+    num_compared: int = NUM_COMPARED,
 ) -> None:
     """Write `arch.json`, `weights.safetensors`, `model.onnx`, and with data `model.int8.onnx` and `int8.json`.
 
@@ -99,6 +101,7 @@ def write_network(
         data: calibrates the int8 model on its training images, and compares both models on its validation images.
         trained_size: height and width of the images that it was trained on; None takes the arch's.
         symmetric: as of `nas.quantisation.quantise`.
+        num_compared: validation images that both models answer, at most.
 
     Raises:
         ValueError: ONNX Runtime computes something else than PyTorch (see `export_onnx`).
@@ -122,8 +125,6 @@ def write_network(
             images = [evaluation_input(data, np.resize(chosen, (batch, *chosen.shape[1:])), height)]
         export_onnx(module, shape, temporary / ONNX_FILE, images)
         if data is not None:
-            from nas.quantisation import quantise_and_compare
-
             compared = quantise_and_compare(
                 temporary / ONNX_FILE,
                 temporary / INT8_FILE,
@@ -131,6 +132,7 @@ def write_network(
                 shape,
                 trained_size=trained_size or space.image_size(description["arch"]),
                 symmetric=symmetric,
+                num_compared=num_compared,
             )
             (temporary / INT8_ACCURACY_FILE).write_text(json.dumps(compared.record, indent=2) + "\n", encoding="utf-8")
         (temporary / WEIGHTS_FILE).write_bytes(save(weights, metadata))
@@ -204,8 +206,6 @@ def _check_logits(path: Path, module: nn.Module, inputs: Sequence[torch.Tensor])
         ValueError: relative to the largest logit, if above 1, it is more than `TOLERANCE`, and more than ten times what
             PyTorch errs in single precision. (Networks amplify noise unlike any image by factors of thousands.)
     """
-    from nas.quantisation import OnnxModel
-
     trained = copy.deepcopy(module).eval()
     exact = copy.deepcopy(trained).double()
     model = OnnxModel(path)

@@ -38,6 +38,10 @@ FINISHED = "finished"
 """Folder of a run that holds a folder for each finished subnet."""
 
 IMAGE_SIZES = ("trained", "deployed")
+
+NUM_COMPARED = 2000
+"""Validation images, at most, on which the int8 copy of a finished network is compared."""
+
 _FORMAT = 1
 
 
@@ -217,7 +221,16 @@ def _finish(
         },
     }
     symmetric = run.config["hw"].get("runtime") == "tensorrt"
-    write_network(module, written, run.space, folder, data=data, trained_size=size, symmetric=symmetric)
+    write_network(
+        module,
+        written,
+        run.space,
+        folder,
+        data=data,
+        trained_size=size,
+        symmetric=symmetric,
+        num_compared=NUM_COMPARED,
+    )
     found = _done(folder, key)
     assert found is not None
     return replace(found, looked_up=looked_up)

@@ -23,8 +23,8 @@ from predictors.operators import Shape
 NUM_CALIBRATION = 200
 """Training images that the ranges of activations are taken from."""
 
-MAX_COMPARED = 2000
-"""Validation images that the two models are compared on, at most: each is one run of a batch."""
+NUM_COMPARED = 250
+"""Validation images that a search compares the two models on: answers of pairs, so that few tell."""
 
 _READ_AT_ONCE = 200
 
@@ -80,7 +80,14 @@ class Compared:
 
 
 def quantise_and_compare(
-    source: Path, target: Path, data: ImageData, shape: Shape, *, trained_size: int, symmetric: bool = False
+    source: Path,
+    target: Path,
+    data: ImageData,
+    shape: Shape,
+    *,
+    trained_size: int,
+    symmetric: bool = False,
+    num_compared: int = NUM_COMPARED,
 ) -> Compared:
     """Write the int8 copy of an exported network and compare the two on validation images.
 
@@ -88,11 +95,12 @@ def quantise_and_compare(
         shape: (batch, channels, height, width) that the file takes.
         trained_size: height and width of the images that the network was trained on.
         symmetric: as of `quantise`.
+        num_compared: validation images, at most; each is one run of a batch.
     """
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(data.train))[: max(NUM_CALIBRATION, shape[0])])
     quantise(source, target, (x for x, _ in _batches(data, data.train, chosen, shape)), symmetric=symmetric)
-    compared = np.sort(rng.permutation(len(data.valid))[:MAX_COMPARED])
+    compared = np.sort(rng.permutation(len(data.valid))[:num_compared])
     models = OnnxModel(source), OnnxModel(target)
     right = np.zeros(2)
     num_images = num_same = 0

@@ -61,7 +61,7 @@ class Training:
             rank=processes.rank,
             num_processes=processes.num,
         )
-        self._ahead = ReadAhead(self._read, recipe.total_steps, num_ahead(data))
+        self._ahead = ReadAhead(self._read, recipe.total_steps, num_ahead(data, processes.device))
         self._synchronises = processes.num > 1 and recipe.synchronise_norms
 
     def run_step(self) -> StepResult:
