@@ -26,9 +26,10 @@ from nas.data.inputs import evaluation_input
 from nas.export import ARCH_FILE, INT8_ACCURACY_FILE, WEIGHTS_FILE, write_network
 from nas.files import write_text
 from nas.report.after import TEST_FILE, refresh_page
-from nas.run_folder import Run, chosen_of, locked, read_run
+from nas.run_folder import Run, chosen_of, locked_run, read_run
 from nas.scoring import AccuracySource
 from nas.training import Recipe, recipe_from_mapping, train_network
+from nas.training.checkpoint import read_safetensors
 from nas.training.keys import network_key, state_hash
 from search_spaces.deployment import as_deployed
 from search_spaces.loading import instance_from_mapping
@@ -127,7 +128,7 @@ def finish_run(
     source: AccuracySource = instance_from_mapping(run.config["accuracy"], "source", "accuracy")
     data = _data(run, source, from_scratch)
     _check_record(run)
-    with locked(run.folder):
+    with locked_run(run):
         origin = _Origin(run, source, data, from_scratch, progress)
         found = []
         for name, description in chosen.items():
@@ -335,9 +336,7 @@ def _no_weights(run: Run) -> str:
 def _read_weights(path: Path, run: Run, arch: Arch) -> nn.Module:
     """The subnet with the weights of a file that `write_network` wrote."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        weights, metadata = read_safetensors(path)
         found = json.loads(metadata.get("arch", "null"))
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); the same search, run again, writes it anew") from None

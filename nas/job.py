@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
-from filelock import FileLock, Timeout
 from torch import nn
 
 from nas.accuracy import check_data_fits
 from nas.constraints import constraints_from_mapping
 from nas.data import ImageData, data_from_mapping
-from nas.files import write_text
+from nas.files import locked, write_text
 from nas.objectives import objectives_from_mapping
 from nas.proposals import MakeSampler, sampler_from_mapping
 from nas.result import Ending, SearchResult
@@ -64,7 +63,8 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     job = job_from_mapping(config)
-    with _locked(job.folder):
+    taken = f"another search is running in {job.folder}; wait for it, or choose another run_dir"
+    with locked(job.folder, taken):
         study = open_study(storage_from_mapping(config["storage"], job.folder), job.folder.name, job.task, job.identity)
         config_text = saved_config(config)
         write_text(job.folder / "config.yaml", config_text)
@@ -204,16 +204,3 @@ def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData | None,
     judged = data.name if data else str(config["accuracy"]["source"]).rpartition(".")[2].removeprefix("From").lower()
     name = f"{task.space.name}-{judged}-{config['objectives']['name']}-{digest}"
     return Path("outputs") / task.predictor.device.name / name
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes out of it, until this one leaves it or dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another search is running in {folder}; wait for it, or choose another run_dir") from None
-    with lock:
-        yield

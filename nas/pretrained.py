@@ -12,7 +12,7 @@ from nas.data import ImageData
 from nas.result import Judgement
 from nas.scoring import Scoring
 from nas.training import Recipe
-from nas.training.checkpoint import load_into
+from nas.training.checkpoint import load_into, read_safetensors
 from search_spaces.ofa_checkpoint import read_ofa_checkpoint
 from search_spaces.space import Space
 from search_spaces.supernet import Supernet
@@ -73,9 +73,7 @@ def read_supernet(path: Path, space: Space) -> Supernet:
     if path.suffix != ".safetensors":
         return read_ofa_checkpoint(path, space).eval()
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        weights, metadata = read_safetensors(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint {path} is no whole safetensors file ({error})") from None
     if metadata.get("space", space.name) != space.name:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau, rankdata
 from tqdm import tqdm
 
 from nas.data import ImageData, data_from_mapping
-from nas.files import write_text
+from nas.files import locked, write_text
 from nas.proxies import FromProxy
 from nas.scoring import AccuracySource, Scoring
 from nas.training import Recipe, recipe_from_mapping
@@ -76,7 +75,9 @@ def rank_from_mapping(config: Mapping[str, Any]) -> dict[str, Agreement]:
     folder = _folder(config, space, identity)
     archs = sampled(space, config["num_archs"], config["seed"])
     with ExitStack() as stack:
-        _lock(folder, stack)
+        stack.enter_context(
+            locked(folder, f"another comparison is running in {folder}; wait for it, or choose another run_dir")
+        )
         write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         values, seconds = judged(space, archs, list(judges.values()), folder / VALUES_FILE)
     reference = values["against"]
@@ -211,15 +212,6 @@ def _folder(config: Mapping[str, Any], space: Space, identity: Mapping[str, Any]
         str(config[key]["source"]).rpartition(".")[2].removeprefix("From").lower() for key in ("accuracy", "against")
     ]
     return Path("outputs") / "rank" / f"{space.name}-{names[0]}-{names[1]}-{digest}"
-
-
-def _lock(folder: Path, stack: ExitStack) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        stack.enter_context(lock.acquire())
-    except Timeout:
-        raise ValueError(f"another comparison is running in {folder}; wait for it, or choose another run_dir") from None
 
 
 def _key(arch: Mapping[str, int]) -> tuple[int, ...]:

@@ -2,14 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from nas.files import locked
 from predictors.mapping import read_yaml
 from search_spaces.loading import space_from_mapping
 from search_spaces.space import Arch, Space
@@ -119,20 +118,13 @@ def chosen_of(run: Run, names: Sequence[str] | None = None) -> dict[str, dict[st
     return {name: _description(run, known[name]) for name in names or known}
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked_run(run: Run) -> AbstractContextManager[None]:
     """Keep other processes out of a run, as a search does.
 
     Raises:
         ValueError: another process works on it.
     """
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another process works in {folder}; wait for it") from None
-    with lock:
-        yield
+    return locked(run.folder, f"another process works in {run.folder}; wait for it")
 
 
 # ------------------------------------------------------------------------------------------------------------ private

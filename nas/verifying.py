@@ -13,7 +13,7 @@ from rich.console import Console
 
 from nas.files import replacing, write_text
 from nas.report.after import VERIFY_FILE, VERIFY_PICTURE, VERIFY_SUMMARY, refresh_page
-from nas.run_folder import FrontNetwork, Run, chosen_of, front_of, locked, read_run
+from nas.run_folder import FrontNetwork, Run, chosen_of, front_of, locked_run, read_run
 from nas.verify_report import (
     Verification,
     Verified,
@@ -146,7 +146,7 @@ def verify_run(
     run, device = subject.run, subject.predictor.device
     target = _target(device, save_as) if recalibrate else None
     notes = list(subject.notes)
-    with locked(run.folder):
+    with locked_run(run):
         if measured is not None:
             times = read_times(measured, list(subject.graphs))
         else:

@@ -52,13 +52,22 @@ def load_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
         ValueError: the file is damaged, or of another training.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        weights, metadata = read_safetensors(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"weights file {path} is damaged ({error}); delete it to train again") from None
     _check_key(path, metadata.get("key"), metadata.get("space"), key)
     return weights
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a file.
+
+    Raises:
+        safetensors.SafetensorError: it is damaged, or something else.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def load_into(module: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:

@@ -91,6 +91,7 @@ def test_a_plain_training_step_to_compare_with(benchmark: BenchmarkFixture, name
     network = space.build(space.largest()).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_BCHW = torch.rand(num, 3, size, size).to(memory_format=torch.channels_last)
     benchmark(lambda: network(x_BCHW).square().mean().backward())
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in network.parameters())
 
 
 def test_listing_a_folder(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
