@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from nas.accuracy import SupernetAccuracy
 from nas.data import load_data
-from nas.study import SearchTask, run_search
+from nas.study import run_search
+from nas.task import SearchTask
 from nas.training import Recipe, train_network, train_supernet
 from predictors import LatencyPredictor, load_device
 from search_spaces.elastic import elastic, mark_depth

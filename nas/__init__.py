@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nas.result import Candidate, SearchResult
     from nas.run_folder import read_run
     from nas.storage import open_journal
-    from nas.study import SearchTask, open_study, run_search
+    from nas.study import open_study, run_search
+    from nas.task import SearchTask
     from nas.training import Recipe, train_network, train_supernet
     from nas.verifying import subject_of, verify_run
 
@@ -28,7 +29,7 @@ _MODULES = {
     "METRICS": "objectives",
     "Recipe": "training",
     "SearchResult": "result",
-    "SearchTask": "study",
+    "SearchTask": "task",
     "SupernetAccuracy": "accuracy",
     "constraints_from_mapping": "constraints",
     "finish_run": "finishing",

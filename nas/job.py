@@ -22,7 +22,8 @@ from nas.proposals import MakeSampler, sampler_from_mapping
 from nas.result import Ending, SearchResult
 from nas.scoring import AccuracySource
 from nas.storage import check_storage, shown_url, storage_from_mapping
-from nas.study import SearchTask, open_study, run_search
+from nas.study import open_study, run_search
+from nas.task import SearchTask
 from nas.training import Recipe, is_first_process, recipe_from_mapping, train_supernet
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
 from predictors.fusion import runtime_from_mapping

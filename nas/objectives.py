@@ -4,7 +4,7 @@ Everything below Optuna's border minimises, so a metric that should grow is nega
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from predictors.latency import Prediction
 from predictors.mapping import check_keys, check_type
+from predictors.predict_many import Predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Metric:
     Attributes:
         of: what a prediction says of it, None where the device has no figures for it; no `of`: it is not predicted.
         bound: key of its upper bound in `constraints`, with the unit in the name; None: it cannot be bounded.
+        on_device: whether it differs from device to device.
     """
 
     name: str
@@ -30,11 +32,12 @@ class Metric:
     maximise: bool = False
     of: Callable[[Prediction], float | None] | None = None
     bound: str | None = None
+    on_device: bool = True
 
 
-def _cost(name: str, title: str, unit: str, bound: str | None, scale: float = 1.0, maximise: bool = False) -> Metric:
+def _cost(name: str, title: str, unit: str, bound: str | None, scale: float = 1.0, **others: bool) -> Metric:
     """A metric that every prediction has, under its own name."""
-    return Metric(name=name, title=title, unit=unit, scale=scale, maximise=maximise, of=attrgetter(name), bound=bound)
+    return Metric(name=name, title=title, unit=unit, scale=scale, of=attrgetter(name), bound=bound, **others)
 
 
 def _energy_j(prediction: Prediction) -> float | None:
@@ -44,23 +47,45 @@ def _energy_j(prediction: Prediction) -> float | None:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(name="error", title="error", unit="%", scale=0.01),
+        Metric(name="error", title="error", unit="%", scale=0.01, on_device=False),
         _cost("latency_s", "latency", "ms", "latency_ms", 1e-3),
         _cost("traffic_bytes", "memory traffic", "MB", "traffic_mb", 1e6),
         _cost("arithmetic_intensity", "arithmetic intensity", "FLOP/byte", None, maximise=True),
         _cost("peak_memory_bytes", "peak memory", "MB", "peak_memory_mb", 1e6),
-        _cost("macs", "MACs", "M", "macs_m", 1e6),
-        _cost("num_params", "parameters", "M", "params_m", 1e6),
+        _cost("macs", "MACs", "M", "macs_m", 1e6, on_device=False),
+        _cost("num_params", "parameters", "M", "params_m", 1e6, on_device=False),
         Metric(name="energy_j", title="energy", unit="mJ", scale=1e-3, of=_energy_j, bound="energy_mj"),
     )
 }
 """All that can be an objective, by name. A new row here is an objective, a column of the tables and a bound."""
 
 
+def metric_named(name: str) -> Metric:
+    """The metric of a name in `METRICS`, or of one on another device than the search's: `mobile_cpu.latency_s`.
+
+    >>> metric_named("mobile_cpu.latency_s").title
+    'latency on mobile_cpu'
+
+    Raises:
+        ValueError: there is none.
+    """
+    device, _, plain = name.rpartition(".")
+    if plain not in METRICS or (device and not METRICS[plain].on_device):
+        raise ValueError(f"unknown objective {name!r}; there are {list(METRICS)}")
+    metric = METRICS[plain]
+    return replace(metric, name=name, title=f"{metric.title} on {device}") if device else metric
+
+
 def cost_metrics(prediction: Prediction) -> dict[str, float]:
     """Every metric that the prediction has a figure for, in SI units."""
     costs = {name: metric.of(prediction) for name, metric in METRICS.items() if metric.of is not None}
     return {name: float(cost) for name, cost in costs.items() if cost is not None}
+
+
+def cost_columns(predictions: Predictions) -> dict[str, np.ndarray]:
+    """What `cost_metrics` says of each of N predictions: arrays of shape (N,), in SI units."""
+    columns = {name: getattr(predictions, name) for name, metric in METRICS.items() if metric.of is not None}
+    return {name: column.astype(np.float64) for name, column in columns.items() if column is not None}
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
@@ -73,8 +98,7 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: an unknown or repeated objective, or none at all.
     """
     for name in names:
-        if name not in METRICS:
-            raise ValueError(f"unknown objective {name!r}; there are {list(METRICS)}")
+        metric_named(name)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"objectives must be at least one metric and each only once, found {list(names)}")
     return tuple(names)
@@ -94,6 +118,6 @@ def objectives_from_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
 
 def losses(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> np.ndarray:
     """Candidates' metrics as a float array of shape (len(metrics), len(objectives)), every column to be minimised."""
-    signs = [-1.0 if METRICS[name].maximise else 1.0 for name in objectives]
+    signs = [-1.0 if metric_named(name).maximise else 1.0 for name in objectives]
     rows = [[sign * each[name] for name, sign in zip(objectives, signs)] for each in metrics]
     return np.array(rows, dtype=np.float64).reshape(len(metrics), len(objectives))

@@ -13,7 +13,8 @@ from nas.pareto import hypervolume
 from nas.proposals import MakeSampler, sampler_from_mapping
 from nas.result import Candidate, Ending, SearchResult
 from nas.storage import check_no_password, open_journal, shown_url, storage_from_mapping
-from nas.study import SearchTask, open_study, run_search
+from nas.study import open_study, run_search
+from nas.task import SearchTask
 from predictors import LatencyPredictor, device_from_mapping
 from search_spaces import load_space
 
