@@ -231,7 +231,8 @@ def _merged(
     first: PositionTable, second: PositionTable, knobs: tuple[str, ...], choices: Mapping[str, tuple[int, ...]]
 ) -> PositionTable:
     """One table for both, over all their knobs."""
-    indices_KR = np.indices([len(choices[knob]) for knob in knobs]).reshape(len(knobs), -1)
+    sizes = [len(choices[knob]) for knob in knobs]
+    indices_KR = np.indices(sizes).reshape(len(knobs), prod(sizes))
     rows_R, others_R = (
         sum(
             (stride * indices for knob, indices in zip(knobs, indices_KR) if (stride := strides.get(knob, 0))),

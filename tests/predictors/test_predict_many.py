@@ -96,6 +96,11 @@ def test_corrections_of_whole_networks_and_energy_are_the_same_under_every_runti
     agree(LatencyPredictor(device, [], runtime=runtime), space, random_indices(space, 12))
 
 
+def test_positions_that_no_knob_decides_share_a_table():
+    space = load_space("mobilenet_v3", resolutions=[224])
+    agree(LatencyPredictor(TOY, []), space, random_indices(space, 5))
+
+
 def test_archs_may_be_given_as_mappings_and_need_not_be_canonical():
     space = SPACES["mobilenet_v3"]
     predictor = LatencyPredictor(TOY, [])
