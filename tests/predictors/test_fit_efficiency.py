@@ -1,3 +1,5 @@
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +282,8 @@ def test_left_out_networks_are_predicted_better_than_by_macs_or_one_efficiency(a
 def v100():
     device = load_device("v100")
     tables = {"float32": "v100_conv_fp32.csv.gz", "int8": "v100_conv_int8.csv.gz"}
+    if os.environ.get("RIDGELINE_ALL_NETWORKS") != "1":
+        del tables["float32"]  # half a minute
     found = [each for dtype, name in tables.items() for each in read_conv_table(TABLES / name, dtype, batch=1)]
     lines: list[str] = []
     return device, fit_device(found, device, TINYNAS_ORIGIN, report=lines.append), lines
@@ -288,13 +292,13 @@ def v100():
 @needs_public_tables
 def test_the_shipped_efficiencies_of_v100_are_what_the_script_gives(v100):
     device, fitted, _ = v100
-    assert_same_efficiencies(device, fitted)
+    assert_same_efficiencies(replace(device, efficiency={dtype: device.efficiency[dtype] for dtype in fitted}), fitted)
 
 
 @needs_public_tables
 def test_left_out_convolutions_on_v100_are_predicted_better_than_by_macs_or_the_bare_roofline(v100):
-    *_, lines = v100
-    for dtype in ("float32", "int8"):
+    _, fitted, lines = v100
+    for dtype in fitted:
         start = next(index for index, line in enumerate(lines) if line.startswith(dtype))
         classes, _, macs, bare = (
             float(line.split("median error ")[1].split("%")[0]) for line in lines[start + 1 : start + 5]
