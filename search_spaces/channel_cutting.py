@@ -2,12 +2,17 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from predictors.channel_groups import ChannelGroup
+from predictors.tracing import trace
+
+if TYPE_CHECKING:
+    from predictors.training.differentiable_cost import DifferentiableCost
 
 Places = dict[str, dict[int, np.ndarray]]
 """For each tensor that loses channels: which places stay along which of its axes, increasing."""
@@ -20,12 +25,24 @@ def kept_places(groups: Iterable[ChannelGroup], num_units: Mapping[int, int]) ->
         groups: with the names of a module's weights, see `predictors.channel_groups.with_parameters`.
         num_units: how many, by the number of the group; others are not cut.
     """
+    groups = tuple(groups)
+    kept = [np.arange(group.size) < num_units.get(number, group.size) for number, group in enumerate(groups)]
+    return places_of(groups, kept)
+
+
+def places_of(groups: Iterable[ChannelGroup], kept: Iterable[np.ndarray]) -> Places:
+    """What stays of each tensor when groups keep some of their units.
+
+    Args:
+        groups: with the names of a module's weights, see `predictors.channel_groups.with_parameters`.
+        kept: for each group which of its units stay, of shape (units,).
+    """
     masks: dict[tuple[str, int], np.ndarray] = {}
-    for number, group in enumerate(groups):
-        if (kept := num_units.get(number, group.size)) == group.size:
+    for group, units in zip(groups, kept):
+        if units.all():
             continue
         for use in group.uses:
-            mask = use.unit_of < kept
+            mask = (use.unit_of < 0) | units[use.unit_of]
             for tensor in use.tensors:
                 masks[tensor] = masks[tensor] & mask if tensor in masks else mask
     places: Places = {}
@@ -49,6 +66,45 @@ def cut(module: nn.Module, places: Places, *, weights: bool = True) -> nn.Module
     smaller = copy.deepcopy(module, memo)
     for path in {name.rpartition(".")[0] for name in places}:
         _tell_sizes(smaller.get_submodule(path), module.get_submodule(path))
+    return smaller
+
+
+def pruned(module: nn.Module, example_input: Any, cost: "DifferentiableCost", kept: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a module without the channels that are not kept, checked: it has the graph that the cost knows.
+
+    Args:
+        module: that the cost was made of, with any weights.
+        example_input: as the cost was given it.
+        kept: for each group of the cost which of its units stay, booleans of shape (units,), as `kept_within` gives.
+
+    Raises:
+        ValueError: groups or shapes are wrong, or the smaller network does not run, or does something else: the
+            module's own code may hold numbers of channels.
+    """
+    if kept.keys() != cost.groups.keys():
+        raise ValueError(f"pruned: kept has groups {list(kept)}, the cost has {list(cost.groups)}")
+    for name, units in kept.items():
+        if units.dtype != torch.bool or units.shape != (cost.groups[name],):
+            raise ValueError(
+                f"pruned: kept units of {name!r} must be {cost.groups[name]} booleans, found {units.dtype} of shape "
+                f"{tuple(units.shape)}"
+            )
+    groups = [cost.channels[name] for name in kept]
+    smaller = cut(module, places_of(groups, [units.cpu().numpy() for units in kept.values()]))
+    widths = {name: int(units.sum()) for name, units in kept.items()}
+    expected = cost.graph_at(widths)
+    try:
+        found = trace(smaller, example_input)
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(
+            f"pruned: with widths {widths} {type(module).__name__} does not run, its own code may hold numbers of "
+            f"channels: {error}"
+        ) from error
+    if found != expected:
+        raise ValueError(
+            f"pruned: with widths {widths} {type(module).__name__} computes something else than it did, its own code "
+            "may depend on numbers of channels"
+        )
     return smaller
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from predictors.channel_groups import ChannelGroup
 from predictors.graph import Graph, Node
 from predictors.graph_edit import Draft
-from predictors.operators import Constant, Conv2d, ConvTranspose2d, Embedding, Input, Linear, Operator
+from predictors.narrowing import narrower_layers
+from predictors.operators import Constant, Conv2d, ConvTranspose2d, Input, Linear
 from predictors.sections import Section
 from predictors.volumes import Conv3d
 
@@ -111,20 +111,8 @@ class BaseGraph:
 
     def _cut(self, draft: Draft, units: Mapping[int, int], begin: int, end: int) -> None:
         """Narrower layers in a draft of the piece behind `begin`, up to `end`."""
-        lost: dict[int, dict[str, int]] = {}
-        axes: dict[int, int] = {}
-        for number, kept in units.items():
-            group = self.groups[number]
-            for use in group.uses if kept != group.size else ():
-                if begin <= use.node <= end:
-                    sides = lost.setdefault(use.node, {"in": 0, "out": 0})
-                    sides[use.side] += int((use.unit_of >= kept).sum())
-                    axes[use.node] = use.tensors[0][1] if use.tensors else -1
-        for node, sides in lost.items():
-            operator = self.graph.nodes[node].operator
-            changed = _narrower(operator, sides["in"], sides["out"], axes[node])
-            if changed is not operator:
-                draft.replace(node - begin, changed)
+        for node, operator in narrower_layers(self.graph, self.groups, units, begin, end).items():
+            draft.replace(node - begin, operator)
 
     def _source(self, first: int, last: int) -> int:
         """The one node outside of a block that it reads."""
@@ -151,32 +139,3 @@ def _piece(graph: Graph, begin: int, end: int) -> Graph:
         replace(node, inputs=tuple(source - begin for source in node.inputs)) for node in nodes[begin + 1 : end + 1]
     ]
     return Graph((first, *inner), (end - begin,))
-
-
-def _narrower(operator: Any, lost_in: int, lost_out: int, axis: int) -> Operator:
-    """The layer without some channels; operators that have no weights follow what they read."""
-    found: Operator = operator
-    if isinstance(operator, Conv2d | ConvTranspose2d):
-        in_channels, out_channels = operator.in_channels - lost_in, operator.out_channels - lost_out
-        groups = operator.groups * in_channels // operator.in_channels if operator.groups > 1 else 1
-        found = replace(operator, in_channels=in_channels, out_channels=out_channels, groups=groups)
-    elif isinstance(operator, Conv3d):
-        batch, channels, *size = operator.shape
-        groups = operator.groups * (channels - lost_in) // channels if operator.groups > 1 else 1
-        found = replace(
-            operator,
-            shape=(batch, channels - lost_in, *size),
-            out_channels=operator.out_channels - lost_out,
-            groups=groups,
-        )
-    elif isinstance(operator, Linear):
-        shape = (*operator.shape[:-1], operator.in_features - lost_in)
-        found = replace(operator, shape=shape, out_features=operator.out_features - lost_out)
-    elif isinstance(operator, Embedding):
-        found = replace(operator, features=operator.features - lost_out)
-    elif isinstance(operator, Constant):
-        shape = tuple(size - lost_in if each == axis else size for each, size in enumerate(operator.shape))
-        whole = operator.learned_params == operator.write_elements
-        found = Constant(shape=shape)
-        found = Constant(shape=shape, learned_params=found.write_elements if whole else operator.learned_params)
-    return found
