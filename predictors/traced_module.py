@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -72,8 +73,11 @@ def following_paths(module: nn.Module, enter_path: Callable[[str], str]) -> Iter
     """Call `enter_path` with the path of the module whose forward begins, or goes on; it returns the one before."""
     names = {id(each): name for name, each in module.named_modules()}
     outer: list[str] = []
+    here = get_ident()  # the hooks are called for what other threads run, too
 
     def enter(each: nn.Module, _: Any) -> None:
+        if get_ident() != here:
+            return
         name = names.get(id(each))
         before = enter_path(name or "")
         outer.append(before)
@@ -81,7 +85,8 @@ def following_paths(module: nn.Module, enter_path: Callable[[str], str]) -> Iter
             enter_path(before)
 
     def leave(each: nn.Module, *_: Any) -> None:
-        enter_path(outer.pop())
+        if get_ident() == here:
+            enter_path(outer.pop())
 
     hooks = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
     try:
