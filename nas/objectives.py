@@ -5,6 +5,7 @@ Everything below Optuna's border minimises, so a metric that should grow is nega
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -60,6 +61,7 @@ METRICS: dict[str, Metric] = {
 """All that can be an objective, by name. A new row here is an objective, a column of the tables and a bound."""
 
 
+@cache
 def metric_named(name: str) -> Metric:
     """The metric of a name in `METRICS`, or of one on another device than the search's: `mobile_cpu.latency_s`.
 
@@ -71,7 +73,7 @@ def metric_named(name: str) -> Metric:
     """
     device, _, plain = name.rpartition(".")
     if plain not in METRICS or (device and not METRICS[plain].on_device):
-        raise ValueError(f"unknown objective {name!r}; there are {list(METRICS)}")
+        raise ValueError(f"unknown objective {name!r}; there are {list(METRICS)}{_elsewhere(device, plain)}")
     metric = METRICS[plain]
     return replace(metric, name=name, title=f"{metric.title} on {device}") if device else metric
 
@@ -121,3 +123,12 @@ def losses(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) ->
     signs = [-1.0 if metric_named(name).maximise else 1.0 for name in objectives]
     rows = [[sign * each[name] for name, sign in zip(objectives, signs)] for each in metrics]
     return np.array(rows, dtype=np.float64).reshape(len(metrics), len(objectives))
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _elsewhere(device: str, plain: str) -> str:
+    if device and plain in METRICS:
+        return f"; {plain} does not differ from device to device, so it has none before it"
+    return ", and those that differ from device to device also as DEVICE.METRIC"

@@ -23,7 +23,9 @@ from nas.report.pictures import (
 )
 from nas.report.summary import print_summary
 from nas.report.table import candidates_csv, pareto_csv
+from nas.report.yardstick import best_front_picture, yardstick_section
 from nas.result import SearchResult
+from nas.yardstick import Distance
 from search_spaces.space import Arch
 
 __all__ = ["ChosenSubnet", "choose", "print_summary", "write_report"]
@@ -37,18 +39,21 @@ def write_report(
     config_text: str,
     extract: Callable[[Arch], nn.Module] | None = None,
     data: ImageData | None = None,
+    yardstick: Distance | None = None,
 ) -> None:
     """Write everything about a search into its folder; every file appears whole or not at all.
 
     `pareto.csv`, `candidates.csv`, `report.html`, `front.png`, `hypervolume.png`, `kernels.png`, `roofline.png` and,
     for each chosen subnet, `subnets/<name>/arch.json`; with `extract` also `weights.safetensors` and `model.onnx`, and
-    with `data` its int8 copy `model.int8.onnx` with `int8.json`, which says how accurate both are.
+    with `data` its int8 copy `model.int8.onnx` with `int8.json`, which says how accurate both are; where the true front
+    is known, `best_front.png`.
 
     Args:
         command: what the user typed.
         config_text: the composed config, YAML.
         extract: the trained stand-alone subnet of an arch; without it no weights and no ONNX are written.
         data: what the subnets were trained on.
+        yardstick: how far the search is from the best there is, from `nas.yardstick.yardstick_of`.
 
     Raises:
         ValueError: the search has no candidate.
@@ -60,7 +65,10 @@ def write_report(
     save_picture(hypervolume_picture(result), folder / "hypervolume.png")
     save_picture(kernels_picture(chosen), folder / "kernels.png")
     save_picture(roofline_picture(result, chosen), folder / "roofline.png")
-    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=False)
+    measured = yardstick_section(result, yardstick) if yardstick else ""
+    if yardstick and yardstick.front:
+        save_picture(best_front_picture(result, yardstick.front), folder / "best_front.png")
+    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=False, yardstick=measured)
     _remove_former(chosen, folder / "subnets")
     if extract is None:
         for subnet in chosen:
@@ -70,7 +78,7 @@ def write_report(
     for subnet in tqdm(chosen, desc="exports", unit="subnet", disable=None, leave=False):
         module = extract(subnet.candidate.arch)
         export_subnet(module, subnet.candidate, result, folder / "subnets" / subnet.name, data)
-    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=True)
+    _write_page(result, chosen, folder, command=command, config_text=config_text, exported=True, yardstick=measured)
 
 
 def _write_page(
@@ -81,9 +89,18 @@ def _write_page(
     command: str,
     config_text: str,
     exported: bool,
+    yardstick: str,
 ) -> None:
     after = after_search(folder)
-    text = page(result, chosen, command=command, config_text=config_text, exported=exported, after=after)
+    text = page(
+        result,
+        chosen,
+        command=command,
+        config_text=config_text,
+        exported=exported,
+        after=after,
+        yardstick=yardstick,
+    )
     write_text(folder / "report.html", text)
 
 

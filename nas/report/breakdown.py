@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from nas.export import input_shape
-from nas.objectives import METRICS
+from nas.objectives import METRICS, metric_named
 from nas.result import Candidate, SearchResult
 from predictors.device import Device
 from predictors.explanation.roofs import roofs
@@ -16,18 +16,18 @@ from predictors.operators import Shape
 
 
 def scaled(metrics: Mapping[str, float], name: str) -> float:
-    """A metric in the unit that a person reads (`METRICS[name].unit`)."""
-    return metrics[name] / METRICS[name].scale
+    """A metric in the unit that a person reads (`metric_named(name).unit`)."""
+    return metrics[name] / metric_named(name).scale
 
 
 def axis_title(name: str) -> str:
     """'latency (ms)'."""
-    return f"{METRICS[name].title} ({METRICS[name].unit})"
+    return f"{metric_named(name).title} ({metric_named(name).unit})"
 
 
 def metric_text(metrics: Mapping[str, float], name: str) -> str:
     """'3.14 ms'."""
-    return f"{number_text(scaled(metrics, name))} {METRICS[name].unit}"
+    return f"{number_text(scaled(metrics, name))} {metric_named(name).unit}"
 
 
 def latency_text(candidate: Candidate) -> str:
@@ -54,6 +54,15 @@ def error_axis_title(result: SearchResult) -> str:
     return f"{error_name(result)} ({METRICS['error'].unit if result.judgement.is_accuracy else 'of 100'})"
 
 
+def failures_text(result: SearchResult) -> str:
+    """'3 networks failed: RuntimeError: out of memory'; empty where none did."""
+    if not result.failures:
+        return ""
+    number = len(result.failures)
+    last_lines = result.failures[0].error.strip().splitlines()[-1:]
+    return f"{number} network{'s' if number > 1 else ''} failed: {''.join(last_lines)}"
+
+
 def size_text(shape: Shape) -> str:
     """'224x224' of an NCHW image."""
     return f"{shape[2]}x{shape[3]}"
@@ -66,12 +75,12 @@ def deployed_shape(result: SearchResult, candidate: Candidate) -> Shape:
 
 def constraint_texts(constraints: Mapping[str, float]) -> list[str]:
     """['latency ≤ 5.00 ms']."""
-    return [f"{METRICS[name].title} ≤ {metric_text(constraints, name)}" for name in constraints]
+    return [f"{metric_named(name).title} ≤ {metric_text(constraints, name)}" for name in constraints]
 
 
 def staircase(metrics: Sequence[Mapping[str, float]], name: str) -> list[Mapping[str, float]]:
     """The candidates that no other beats in both `name` and error, from the best in `name` to the best in error."""
-    sign = -1.0 if METRICS[name].maximise else 1.0
+    sign = -1.0 if metric_named(name).maximise else 1.0
     best, least_error = [], np.inf
     for each in sorted(metrics, key=lambda each: (sign * each[name], each["error"])):
         if each["error"] < least_error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from nas.objectives import METRICS
+from nas.objectives import metric_named
 from nas.report import style
 from nas.report.breakdown import (
     accuracy_text,
@@ -178,7 +178,7 @@ def _bounds(constraints: Mapping[str, float], axis: str) -> list[dict[str, Any]]
 def _hover(result: SearchResult, candidate: Candidate) -> str:
     figures = [f"{result.judgement.name} {accuracy_text(result, candidate)}", f"latency {latency_text(candidate)}"]
     figures += [
-        f"{METRICS[name].title} {metric_text(candidate.metrics, name)}"
+        f"{metric_named(name).title} {metric_text(candidate.metrics, name)}"
         for name in candidate.metrics
         if name not in {"error", "latency_s"}
     ]

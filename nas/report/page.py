@@ -7,8 +7,9 @@ from html import escape
 
 import yaml
 
+from nas.constraints import other_devices
 from nas.export import input_shape
-from nas.objectives import METRICS
+from nas.objectives import metric_named
 from nas.report import figures, style
 from nas.report.breakdown import (
     accuracy_text,
@@ -16,6 +17,7 @@ from nas.report.breakdown import (
     deployed_shape,
     drawable,
     error_name,
+    failures_text,
     front_predictions,
     latency_text,
     longest_bar_s,
@@ -24,6 +26,7 @@ from nas.report.breakdown import (
     size_text,
 )
 from nas.report.chosen import ChosenSubnet
+from nas.report.yardstick import TITLE
 from nas.result import Ending, SearchResult
 from predictors.explanation.document import document, figure_html, section, shares_bar, sources_table, table
 from predictors.explanation.text import number_text
@@ -41,9 +44,10 @@ def page(
     config_text: str,
     exported: bool,
     after: str = "",
+    yardstick: str = "",
 ) -> str:
     """The whole report as one HTML text. `exported`: the chosen subnets' files stand in `subnets/`; `after`: a section
-    on what happened to them since, HTML already.
+    on what happened to them since, HTML already; `yardstick`: what `yardstick_section` says.
     """
     title = f"{result.space.name} on {result.predictor.device.name}"
     sections = (
@@ -54,6 +58,7 @@ def page(
         section("Where the time goes", _kernels(chosen)),
         section("Under the roofline", _roofline(result, chosen)),
         section("Progress of the search", _hypervolume(result)),
+        section(TITLE, yardstick) if yardstick else "",
         section("How this was made", _provenance(result, command, config_text)),
     )
     return document(title, "".join(sections))
@@ -68,7 +73,9 @@ def _summary(result: SearchResult, exported: bool) -> str:
     constraints = " and ".join(constraint_texts(result.constraints))
     met = f" {num_feasible} of them meet {constraints}." if constraints else ""
     front = f"{len(result.front)} form the Pareto front" if result.front else "None is feasible, so there is no front"
-    objectives = ", ".join(error_name(result) if name == "error" else METRICS[name].title for name in result.objectives)
+    objectives = ", ".join(
+        error_name(result) if name == "error" else metric_named(name).title for name in result.objectives
+    )
     batch, _, height, width = input_shape(result.deployed_space.graph(result.space.largest()))
     judged = "Accuracies" if result.judgement.is_accuracy else f"{result.judgement.name.capitalize()}s"
     trained = f"{result.space.resolution}x{result.space.resolution}"
@@ -83,8 +90,9 @@ def _summary(result: SearchResult, exported: bool) -> str:
         (
             f'<p class="lead">{len(result.candidates)} different networks of the space '
             f"<b>{escape(result.space.name)}</b> were scored for <b>{escape(device.name)}</b> "
-            f"({escape(device.description)}), runtime {escape(predictor.runtime.name)}, {escape(predictor.dtype)}."
-            f"{escape(met)} {front} for {escape(objectives)}.{_early_end(result)}</p>",
+            f"({escape(device.description)}), runtime {escape(predictor.runtime.name)}, {escape(predictor.dtype)}"
+            f"{escape(_elsewhere(result))}.{escape(met)} {front} for {escape(objectives)}.{_early_end(result)}</p>",
+            _failures(result),
             f"<p>Costs are those of the network as deployed: images of up to {height}x{width} pixels, "
             f"batch {batch}. {judged} are{escape(origin)} for images of up to {trained} pixels, "
             f"{result.space.num_classes} classes{weights}.{apart}</p>",
@@ -96,6 +104,23 @@ def _summary(result: SearchResult, exported: bool) -> str:
 
 def _early_end(result: SearchResult) -> str:
     return "" if result.ending is Ending.FINISHED else f" The search ended early: {escape(result.ending.value)}."
+
+
+def _elsewhere(result: SearchResult) -> str:
+    """', and for mobile_cpu and v100', where costs on more devices were searched for or bounded."""
+    others = other_devices(tuple(result.candidates[0].metrics), {})
+    return f", and for {' and '.join(others)}" if others else ""
+
+
+def _failures(result: SearchResult) -> str:
+    if not result.failures:
+        return ""
+    first = result.failures[0]
+    shown = f"{first.error.rstrip()}\n\narch: {dict(first.arch)}"
+    return (
+        f"<p>{escape(failures_text(result))}</p>"
+        f"<details><summary>The first failure</summary><pre>{escape(shown)}</pre></details>"
+    )
 
 
 def _front(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
@@ -116,7 +141,10 @@ def _chosen(result: SearchResult, chosen: Sequence[ChosenSubnet], exported: bool
         ["candidate", *(str(each.number) for each in candidates)],
         [result.judgement.name, *(accuracy_text(result, each) for each in candidates)],
         ["latency", *(latency_text(each) for each in candidates)],
-        *([METRICS[name].title, *(metric_text(each.metrics, name) for each in candidates)] for name in costs),
+        *(
+            [escape(metric_named(name).title), *(metric_text(each.metrics, name) for each in candidates)]
+            for name in costs
+        ),
         ["deployed image", *(size_text(deployed_shape(result, each)) for each in candidates)],
         ["arch", *(f"<details><summary>show</summary>{_arch_html(each.arch)}</details>" for each in candidates)],
         ["files", *(_links(subnet) if exported else "not exported" for subnet in chosen)],
@@ -176,8 +204,8 @@ def _roofline(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> str:
 
 def _hypervolume(result: SearchResult) -> str:
     reference = ", ".join(
-        f"{error_name(result) if name == 'error' else METRICS[name].title} "
-        f"{metric_text({name: -loss if METRICS[name].maximise else loss}, name)}"
+        f"{error_name(result) if name == 'error' else metric_named(name).title} "
+        f"{metric_text({name: -loss if metric_named(name).maximise else loss}, name)}"
         for name, loss in zip(result.objectives, result.reference_point)
     )
     share = result.accuracy_s / result.total_s if result.total_s else 0.0

@@ -6,9 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nas.objectives import metric_named
 from nas.report.breakdown import (
     accuracy_text,
     constraint_texts,
+    failures_text,
     front_predictions,
     latency_text,
     metric_text,
@@ -17,6 +19,9 @@ from nas.report.breakdown import (
 )
 from nas.report.chosen import choose
 from nas.result import Ending, SearchResult
+
+_COSTS = {"traffic_bytes": "traffic", "arithmetic_intensity": "intensity", "macs": "MACs"}
+"""Beside the latency."""
 
 
 def print_summary(result: SearchResult, folder: Path, console: Console | None = None) -> None:
@@ -34,8 +39,15 @@ def print_summary(result: SearchResult, folder: Path, console: Console | None = 
     if result.ending is not Ending.FINISHED:
         headline.append(f"ended early: {result.ending.value}")
     console.print(Text(", ".join(headline)), soft_wrap=True)
+    if result.failures:
+        console.print(Text(failures_text(result)), soft_wrap=True)
+    elsewhere = list(dict.fromkeys(name for name in (*result.objectives, *result.constraints) if "." in name))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("subnet", result.judgement.name, "latency", "traffic", "intensity", "MACs"):
+    here = [name for name in _COSTS if not elsewhere or name in result.objectives]  # a line has room for few
+    headers = [_COSTS[name] for name in here] + [
+        metric_named(name).title.replace(" on ", "\non ") for name in elsewhere
+    ]
+    for name in ("subnet", result.judgement.name, "latency", *headers):
         table.add_column(name, justify="left" if name == "subnet" else "right", no_wrap=True)
     for subnet in chosen:
         metrics = subnet.candidate.metrics
@@ -43,7 +55,7 @@ def print_summary(result: SearchResult, folder: Path, console: Console | None = 
             Text(subnet.title),
             accuracy_text(result, subnet.candidate),
             latency_text(subnet.candidate),
-            *(metric_text(metrics, name) for name in ("traffic_bytes", "arithmetic_intensity", "macs")),
+            *(metric_text(metrics, name) for name in (*here, *elsewhere)),
         )
     console.print(table)
     middle = chosen[len(chosen) // 2]

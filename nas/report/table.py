@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from nas.objectives import METRICS
+from nas.objectives import metric_named
 from nas.report.breakdown import accuracy_percent, scaled
 from nas.result import Candidate, SearchResult
 
@@ -35,8 +35,10 @@ def column(metric: str) -> str:
 
     >>> [column(name) for name in ("latency_s", "peak_memory_bytes", "num_params", "arithmetic_intensity")]
     ['latency_ms', 'peak_memory_mb', 'params_m', 'arithmetic_intensity_flop_per_byte']
+    >>> column("mobile_cpu.latency_s")
+    'mobile_cpu.latency_ms'
     """
-    unit = METRICS[metric].unit
+    unit = metric_named(metric).unit
     stem = re.sub(r"^num_|_(s|bytes|j)$", "", metric)
     return f"{stem}_{_UNIT_SLUGS.get(unit, unit.lower())}"
 
@@ -48,7 +50,7 @@ def _row(result: SearchResult, candidate: Candidate) -> dict[str, str | int]:
         if name != "error":
             row[column(name)] = f"{scaled(candidate.metrics, name):.6g}"
         if name == "latency_s":
-            row["latency_std_ms"] = f"{candidate.latency_std_s / METRICS[name].scale:.6g}"
+            row["latency_std_ms"] = f"{candidate.latency_std_s / metric_named(name).scale:.6g}"
     return row | candidate.arch
 
 

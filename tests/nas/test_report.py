@@ -23,9 +23,11 @@ from rich.console import Console
 from search_results import finish, make_predictor, make_result
 from torch import nn
 
+from nas.export import describe
 from nas.report import choose, print_summary, style, write_report
 from nas.report.breakdown import (
     latency_text,
+    metric_text,
     provenance_shares,
     relative_hypervolumes,
     roofs,
@@ -38,7 +40,7 @@ from nas.report.figures import front_figure, kernels_figure, roofline_figure
 from nas.report.page import page
 from nas.report.pictures import front_picture, hypervolume_picture, kernels_picture, roofline_picture
 from nas.report.table import candidates_csv, pareto_csv
-from nas.result import Candidate, Ending, Judgement, SearchResult
+from nas.result import Candidate, Ending, Failure, Judgement, SearchResult
 from search_spaces import Arch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -404,3 +406,68 @@ def test_the_summary_says_what_matters_in_fifteen_lines(kind: str, result: Searc
     assert text.isprintable() or not re.search("[\U0001f300-\U0001faff]", text)
     if kind == "constrained":
         assert "within latency ≤ 1.00 ms" in text
+
+
+# ---------------------------------------------------------------------------------------- several devices, and failures
+
+
+def on_two_devices(result: SearchResult) -> SearchResult:
+    """The same search, in which networks were also looked at on a phone that takes three times as long."""
+    candidates = tuple(
+        replace(each, metrics={**each.metrics, "phone.latency_s": 3.0 * each.metrics["latency_s"]})
+        for each in result.candidates
+    )
+    objectives = ("error", "latency_s", "phone.latency_s")
+    return finish(replace(result, candidates=candidates, objectives=objectives, constraints={"phone.latency_s": 0.1}))
+
+
+def test_figures_of_another_device_carry_its_name_in_the_tables(result: SearchResult) -> None:
+    both = on_two_devices(result)
+    for text in (pareto_csv(both), candidates_csv(both)):
+        for row in csv.DictReader(io.StringIO(text)):
+            assert float(row["phone.latency_ms"]) == pytest.approx(3.0 * float(row["latency_ms"]), rel=1e-4)
+    console = Console(record=True, width=80, file=io.StringIO())
+    print_summary(both, Path("run"), console)
+    shown = console.export_text()
+    assert "within latency on phone ≤ 100 ms" in shown
+    assert re.search(r"latency *\n.*on phone *\n", shown)
+    assert "…" not in shown
+    for each in choose(both):
+        assert metric_text(each.candidate.metrics, "phone.latency_s") in shown
+
+
+def test_the_page_shows_what_networks_cost_on_another_device(result: SearchResult) -> None:
+    both = on_two_devices(result)
+    html = html_of(both)
+    assert "float16, and for phone." in html
+    assert "40 of them meet latency on phone ≤ 100 ms" in html
+    assert "for error, latency, latency on phone." in html
+    assert "<td>latency on phone</td>" in html
+    assert "latency on phone 30" not in html_of(result)
+    figure = front_figure(both, choose(both))
+    (menu,) = figure.layout.updatemenus
+    (button,) = (each for each in menu.buttons if each.label == "latency on phone (ms)")
+    # The bound on the phone is drawn where its latency is the axis, at 100 ms, and nowhere else.
+    assert [shape["x0"] for shape in button.args[1]["shapes"]] == [pytest.approx(100.0)]
+    assert not menu.buttons[0].args[1]["shapes"]
+    front = next(trace for trace in figure.data if trace.name == "front")
+    candidate = both.candidates[both.front[0]]
+    assert f"latency on phone {metric_text(candidate.metrics, 'phone.latency_s')}" in front.text[0]
+
+
+def test_a_subnets_description_names_the_device_of_every_figure(result: SearchResult) -> None:
+    both = on_two_devices(result)
+    found = json.loads(json.dumps(describe(both.candidates[3], both)))["metrics"]
+    assert found["phone.latency_s"] == pytest.approx(3.0 * found["latency_s"])
+
+
+def test_failures_are_counted_and_the_first_is_shown(result: SearchResult) -> None:
+    text = "Traceback (most recent call last):\n  File x\nRuntimeError: <out> of memory\n"
+    failures = tuple(Failure(number=at, arch=result.candidates[at].arch, error=text) for at in range(3))
+    failed = replace(result, failures=failures)
+    assert "3 networks failed: RuntimeError: &lt;out&gt; of memory" in html_of(failed)
+    assert "1 network failed: " in html_of(replace(failed, failures=failures[:1]))
+    assert "failed" not in html_of(result).partition("<script")[0]
+    console = Console(record=True, width=80, file=io.StringIO())
+    print_summary(failed, Path("run"), console)
+    assert "3 networks failed: RuntimeError: <out> of memory" in console.export_text()
