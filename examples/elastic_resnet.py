@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from nas.accuracy import SupernetAccuracy
 from nas.data import load_data
 from nas.study import run_search
-from nas.task import SearchTask
 from nas.training import Recipe, train_network, train_supernet
 from predictors import LatencyPredictor, load_device
 from search_spaces.elastic import elastic, mark_depth
@@ -73,13 +72,9 @@ def main() -> None:
     supernet = train_supernet(space, data, recipe, given.folder)
 
     predictor = LatencyPredictor(load_device(given.hw))
-    task = SearchTask(
-        space=space,
-        deployed_space=space.deployed(resolution=224),
-        predictor=predictor,
-        objectives=("error", "latency_s"),
-    )
-    result = run_search(task, SupernetAccuracy(supernet, data), num_trials=given.trials, progress=True)
+    accuracy = SupernetAccuracy(supernet, data)
+    deployed = space.deployed(resolution=224)
+    result = run_search(space, predictor, accuracy, deployed_space=deployed, num_trials=given.trials, progress=True)
     for index in result.front:
         arch, metrics = result.candidates[index].arch, result.candidates[index].metrics
         print(f"{1 - metrics['error']:6.1%} right, {1e3 * metrics['latency_s']:.3f} ms: {arch}")

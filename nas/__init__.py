@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.result import Candidate, SearchResult
     from nas.run_folder import read_run
     from nas.storage import open_journal
-    from nas.study import open_study, run_search
+    from nas.study import opened_ledger, run_search, search_task
     from nas.task import SearchTask
     from nas.training import Recipe, train_network, train_supernet
     from nas.verifying import subject_of, verify_run
@@ -36,12 +36,13 @@ _MODULES = {
     "hypervolume": "pareto",
     "load_data": "data",
     "open_journal": "storage",
-    "open_study": "study",
+    "opened_ledger": "study",
     "pareto_front": "pareto",
     "print_summary": "report",
     "read_run": "run_folder",
     "run_search": "study",
     "search_from_mapping": "job",
+    "search_task": "study",
     "subject_of": "verifying",
     "train_network": "training",
     "train_supernet": "training",
@@ -62,12 +63,13 @@ __all__ = [
     "hypervolume",
     "load_data",
     "open_journal",
-    "open_study",
+    "opened_ledger",
     "pareto_front",
     "print_summary",
     "read_run",
     "run_search",
     "search_from_mapping",
+    "search_task",
     "subject_of",
     "train_network",
     "train_supernet",

@@ -1,8 +1,8 @@
 """The edge that all Hydra commands share: where configs are found, and how errors reach a person.
 
 A user's mistake is one sentence on stderr and exit code 2; a full disk is a sentence and exit code 1, and the same
-command goes on later; Ctrl-C is exit code 130; anything else is ours, with its traceback. `HYDRA_FULL_ERROR=1` shows
-tracebacks of all.
+command goes on later; so are evaluations that fail one after the other, with the first traceback; Ctrl-C is exit code
+130; anything else is ours, with its traceback. `HYDRA_FULL_ERROR=1` shows tracebacks of all.
 """
 
 import errno
@@ -27,6 +27,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nas.errors import TooManyFailuresError
 from predictors.paths import home, shipped
 
 SPEAKING_PACKAGES = frozenset({"nas", "predictors", "search_spaces", "hydra", "omegaconf"})
@@ -38,7 +39,8 @@ DISK_ERRORS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
 }
-_WITH_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_WITH_TRACEBACKS = os.environ.setdefault("RIDGELINE_TRACEBACKS", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
+"""What the user asked: `run_command` sets Hydra's variable for itself, and jobs that launchers start inherit it."""
 
 
 class UserFolders(SearchPathPlugin):
@@ -66,17 +68,17 @@ class UserFolder(FileConfigSource):
         return found if config_path else [name for name in found if shipped(name).is_dir()]
 
 
-def run_command(main: Callable[[], None], check: Callable[[Sequence[str]], None] | None = None) -> None:
+def run_command(main: Callable[[], None], prepared: Callable[[Sequence[str]], list[str]] | None = None) -> None:
     """Run a function made by `hydra.main` and leave the process with the exit code that the module documents.
 
-    `check` sees the arguments before Hydra does, and may refuse them with a ValueError.
+    `prepared` gets the arguments and returns those that Hydra sees, or refuses them with a ValueError.
     """
     for plugin in (UserFolders, UserFolder):
         Plugins.instance().register(plugin)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     with reported_errors():
-        if check is not None:
-            check(sys.argv[1:])
+        if prepared is not None:
+            sys.argv[1:] = prepared(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"
         main()
 
@@ -100,6 +102,9 @@ def reported_errors() -> Iterator[None]:
         if not _is_for_users(error.__traceback__):
             raise
         _leave(str(error), 2, error)
+    except TooManyFailuresError as error:
+        print(error.first, file=sys.stderr)
+        _leave(f"{error.num} evaluations in a row failed, the first as above; the same command goes on from there", 1)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

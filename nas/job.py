@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ import yaml
 from torch import nn
 
 from nas.accuracy import check_data_fits
-from nas.constraints import constraints_from_mapping
+from nas.constraints import constraints_from_mapping, other_devices
 from nas.data import ImageData, data_from_mapping
 from nas.files import locked, write_text
+from nas.ledger import ForgetfulLedger, Ledger
 from nas.objectives import objectives_from_mapping
 from nas.proposals import MakeSampler, sampler_from_mapping
 from nas.result import Ending, SearchResult
 from nas.scoring import AccuracySource
 from nas.storage import check_storage, shown_url, storage_from_mapping
-from nas.study import open_study, run_search
+from nas.study import opened_ledger, search_task
 from nas.task import SearchTask
 from nas.training import Recipe, is_first_process, recipe_from_mapping, train_supernet
+from nas.warm_start import EarlierTrial, read_earlier, trials_of
+from nas.yardstick import Distance, yardstick_of
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
 from predictors.fusion import runtime_from_mapping
 from predictors.latency import LatencyPredictor
@@ -50,7 +53,11 @@ class Job:
     source: AccuracySource
     sampler: MakeSampler
     num_trials: int
+    num_workers: int
+    warm_start: tuple[EarlierTrial, ...]
     seed: int
+    storage: Mapping[str, Any]
+    study_name: str
     identity: Mapping[str, Any]
     folder: Path
 
@@ -64,24 +71,25 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     job = job_from_mapping(config)
-    taken = f"another search is running in {job.folder}; wait for it, or choose another run_dir"
-    with locked(job.folder, taken):
-        study = open_study(storage_from_mapping(config["storage"], job.folder), job.folder.name, job.task, job.identity)
+    with _ledger_of(job) as ledger:
         config_text = saved_config(config)
         write_text(job.folder / "config.yaml", config_text)
         scoring = job.source.load(job.task.space, job.data, job.recipe)
-        result = run_search(
+        result = search_task(
             job.task,
             scoring.accuracy,
+            ledger,
             num_trials=job.num_trials,
             sampler=job.sampler,
-            study=study,
+            num_workers=job.num_workers,
+            warm_start=job.warm_start,
             seed=job.seed,
             progress=True,
         )
         result = replace(result, judgement=scoring.judgement)
         if result.candidates:
-            report(result, job, command=command, config_text=config_text, extract=scoring.extract)
+            yardstick = yardstick_of(job.task, result, scoring.accuracy)
+            report(result, job, command=command, config_text=config_text, extract=scoring.extract, yardstick=yardstick)
     if result.ending is Ending.INTERRUPTED:
         raise KeyboardInterrupt
     return result
@@ -116,8 +124,9 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
         ValueError: the first thing that is wrong.
     """
     check_keys(config["deploy"], ("resolution", "batch", "dtype"), (), "deploy")
-    if config["num_trials"] < 1:
-        raise ValueError(f"num_trials must be at least 1, found {config['num_trials']}")
+    for key in ("num_trials", "num_workers"):
+        if config[key] < 1:
+            raise ValueError(f"{key} must be at least 1, found {config[key]}")
     if config["seed"] < 0:
         raise ValueError(f"seed must not be negative, found {config['seed']}")
     check_storage(config["storage"])
@@ -135,13 +144,21 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
     data = data_from_mapping(config["data"]) if source.needs_data else None
     source.check(space, data)
     task = SearchTask(
-        space=space, deployed_space=deployed_space, predictor=predictor, objectives=objectives, constraints=constraints
+        space=space,
+        deployed_space=deployed_space,
+        predictor=predictor,
+        objectives=objectives,
+        constraints=constraints,
+        hard=config["hard_constraints"],
+        other_predictors={name: LatencyPredictor(load_device(name)) for name in other_devices(objectives, constraints)},
     )
+    warm_start = tuple(trials_of(read_earlier(source, space) for source in config["warm_start"]))
     _ = task.feasible_arch
     unused = {"data": data is None, "training": recipe is None}
-    determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed")
+    determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed", "warm_start")
     identity = {key: config.get(key) for key in determining if not unused.get(key)}
     identity["weights"] = source.digest(space, data, recipe)
+    folder = _folder(config, task, data, identity)
     return Job(
         task=task,
         data=data,
@@ -149,9 +166,13 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
         source=source,
         sampler=sampler,
         num_trials=config["num_trials"],
+        num_workers=config["num_workers"],
+        warm_start=warm_start,
         seed=config["seed"],
         identity=identity,
-        folder=_folder(config, task, data, identity),
+        storage=config["storage"],
+        study_name=config["study_name"] or folder.name,
+        folder=folder,
     )
 
 
@@ -170,15 +191,36 @@ def report(
     command: str,
     config_text: str,
     extract: Callable[[Arch], nn.Module] | None,
+    yardstick: Distance | None = None,
 ) -> None:
     """Write the report of a search into its folder and print the summary."""
     from nas.report import print_summary, write_report
 
-    write_report(result, job.folder, command=command, config_text=config_text, extract=extract, data=job.data)
+    write_report(
+        result,
+        job.folder,
+        command=command,
+        config_text=config_text,
+        extract=extract,
+        data=job.data,
+        yardstick=yardstick,
+    )
     print_summary(result, job.folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ private
+
+
+@contextmanager
+def _ledger_of(job: Job) -> Iterator[Ledger | ForgetfulLedger]:
+    """Where the search keeps its trials. What lies in the run's folder is this process's alone."""
+    kind = job.storage["kind"]
+    shared = kind in ("url", "grpc")
+    taken = f"another search is running in {job.folder}; wait for it, or choose another run_dir"
+    with nullcontext() if shared else locked(job.folder, taken):
+        storage = None if kind == "memory" else storage_from_mapping(job.storage, job.folder)
+        with opened_ledger(storage, job.study_name, job.task, job.identity, shared=shared) as ledger:
+            yield ledger
 
 
 def _device(mapping: Mapping[str, Any], deployed_space: Space) -> Device:

@@ -45,6 +45,15 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An arch whose evaluation raised, or gave no number; `error` is the traceback, or a sentence."""
+
+    number: int
+    arch: Arch
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """All finished candidates of a search, and what was asked.
 
@@ -56,9 +65,10 @@ class SearchResult:
         front: positions in `candidates` of the feasible Pareto front, by increasing latency.
         reference_point: losses that bound the hypervolume, one for each objective.
         hypervolumes: after each candidate; same length as `candidates`.
-        accuracy_s: seconds spent evaluating accuracy in this process, `total_s` in the search altogether.
+        accuracy_s: seconds that this process spent on accuracies, or waiting for its workers; `total_s` altogether.
         ending: whether it was interrupted, or the space had fewer networks than asked for.
         judgement: what the networks' `1 - error` is.
+        failures: archs that could not be evaluated, in the order in which that was found.
     """
 
     space: Space
@@ -74,3 +84,4 @@ class SearchResult:
     total_s: float
     ending: Ending = Ending.FINISHED
     judgement: Judgement = Judgement()
+    failures: tuple[Failure, ...] = ()

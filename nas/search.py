@@ -3,6 +3,8 @@
 This module stays light, so that `--help` is quick; `nas.job` does the work.
 """
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,11 +41,17 @@ class SearchConfig:
     sampler: dict[str, Any] = MISSING
     storage: dict[str, Any] = MISSING
     deploy: DeployConfig = field(default_factory=DeployConfig)
-    constraints: dict[str, float | None] = field(default_factory=dict)
+    constraints: dict[str, Any] = field(default_factory=dict)
+    hard_constraints: bool = True
     num_trials: int = 200
+    num_workers: int = 1
+    warm_start: list[str] = field(default_factory=list)
     seed: int = 0
+    study_name: str | None = None
     run_dir: str | None = None
 
+
+_OF_A_DEVICE = re.compile(r"constraints\.[^.=]+\.[^.=]+=")
 
 ConfigStore.instance().store(name="search_schema", node=SearchConfig)
 
@@ -61,13 +69,24 @@ def main(config: DictConfig) -> None:
         search_from_mapping(plain_mapping(config), command=command)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ValueError for a command line that must not be saved with the results."""
-    if any("storage.url" in override for override in overrides):
-        from nas.storage import check_no_password
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """What Hydra gets of a command line: no password, and bounds on other devices as the keys that they add.
 
-        check_no_password(overrides)
+    >>> prepared(["hw=v100", "constraints.mobile_cpu.latency_ms=30", "constraints.latency_ms=5"])
+    ['hw=v100', '++constraints.mobile_cpu.latency_ms=30', 'constraints.latency_ms=5']
+
+    Raises:
+        ValueError: a command line that must not be saved with the results, or a storage that is no URL.
+    """
+    found = list(arguments)
+    if any("storage" in argument and "://" in argument for argument in found):
+        from nas.storage import check_no_password, rewritten_overrides
+
+        check_no_password(found)
+        found, environment = rewritten_overrides(found)
+        os.environ.update(environment)
+    return [f"++{argument}" if _OF_A_DEVICE.match(argument) else argument for argument in found]
 
 
 if __name__ == "__main__":
-    run_command(main, check=check_overrides)
+    run_command(main, prepared=prepared)

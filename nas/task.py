@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.constraints import feasible_arch
+from nas.constraints import feasible_arch, largest_excess
 from nas.objectives import METRICS, check_objectives, cost_columns, cost_metrics, metric_named
 from predictors.latency import LatencyPredictor, Prediction
 from search_spaces.space import Arch, Space
@@ -25,6 +25,7 @@ class SearchTask:
         deployed_space: whose graphs are costed; its knobs are those of `space`.
         objectives: names in `METRICS`; on another device `DEVICE.METRIC`, e.g. `mobile_cpu.latency_s`.
         constraints: upper bounds by metric name, in SI units; see `constraints_from_mapping`.
+        hard: networks beyond a bound are never evaluated; else the sampler is told by how much they are.
         other_predictors: of more devices, by the name that stands before the dot of a metric's name.
 
     Raises:
@@ -36,6 +37,7 @@ class SearchTask:
     predictor: LatencyPredictor
     objectives: tuple[str, ...]
     constraints: Mapping[str, float] = field(default_factory=dict)
+    hard: bool = True
     other_predictors: Mapping[str, LatencyPredictor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -43,21 +45,25 @@ class SearchTask:
         known = {"error", *self.costs(self.space.smallest())}
         for name in (*self.objectives, *self.constraints):
             if name not in known:
-                raise ValueError(
-                    f"device {self.predictor.device.name!r} has no figures for {name!r}; known are {sorted(known)}"
-                )
+                device = name.rpartition(".")[0] or self.predictor.device.name
+                raise ValueError(f"device {device!r} has no figures for {name!r}; known are {sorted(known)}")
 
     def predict(self, arch: Arch) -> Prediction:
         return self.predictor.predict(self.deployed_space.graph(arch))
 
     def costs(self, arch: Arch) -> dict[str, float]:
         """All metrics but the error, in SI units, by name; those of other devices with the device before a dot."""
+        return self.predicted(arch)[0]
+
+    def predicted(self, arch: Arch) -> tuple[dict[str, float], float]:
+        """The costs, and the standard deviation of the latency in seconds."""
         graph = self.deployed_space.graph(arch)
-        found = cost_metrics(self.predictor.predict(graph))
+        prediction = self.predictor.predict(graph)
+        found = cost_metrics(prediction)
         for device, predictor in self.other_predictors.items():
             there = cost_metrics(predictor.predict(graph))
             found |= {f"{device}.{name}": cost for name, cost in there.items() if METRICS[name].on_device}
-        return found
+        return found, float(prediction.std_s)
 
     def costs_many(self, indices_NK: np.ndarray) -> dict[str, np.ndarray]:
         """What `costs` says of many archs, arrays of shape (N,) by name; rows are archs as `space.encode` gives them.
@@ -70,6 +76,12 @@ class SearchTask:
             found |= {f"{device}.{name}": cost for name, cost in there.items() if METRICS[name].on_device}
         return found
 
+    def excess_many(self, indices_NK: np.ndarray) -> np.ndarray:
+        """By how much archs exceed the bound that they exceed most, relative to it: shape (N,), feasible up to 0."""
+        if not self.constraints:
+            return np.full(len(indices_NK), -1.0)
+        return largest_excess(self.costs_many(indices_NK), self.constraints)
+
     @cached_property
     def feasible_arch(self) -> Arch:
         """An arch that meets the constraints.
@@ -77,7 +89,7 @@ class SearchTask:
         Raises:
             ValueError: there seems to be none; the message has the least value that the space reaches.
         """
-        return feasible_arch(self.space, self.costs, self.constraints, self.predictor.device.name)
+        return feasible_arch(self.space, self.costs_many, self.constraints, self.predictor.device.name)
 
     @cached_property
     def reference_point(self) -> tuple[float, ...]:
@@ -116,6 +128,7 @@ class SearchTask:
             "dtype": self.predictor.dtype,
             "objectives": list(self.objectives),
             "constraints": {name: float(bound) for name, bound in self.constraints.items()},
+            "hard": self.hard,
             "costs": {
                 end: {name: float(f"{cost:.9g}") for name, cost in metrics.items()} for end, metrics in ends.items()
             },

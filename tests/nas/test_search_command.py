@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(*overrides: str) -> list[SearchResult]:
         monkeypatch.setattr(sys, "argv", ["search", *overrides])
         reported.clear()
-        run_command(nas.search.main, check=nas.search.check_overrides)
+        run_command(nas.search.main, prepared=nas.search.prepared)
         return list(reported)
 
     return run
@@ -138,7 +138,7 @@ def test_bad_input_is_one_sentence_with_exit_code_2_and_leaves_nothing_behind(
 
 
 def test_errors_that_are_not_the_users_keep_their_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nas.job, "run_search", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(nas.job, "search_task", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="cannot reshape array"):
         run("hw=v100", *QUICK)
 

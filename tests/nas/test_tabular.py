@@ -204,7 +204,7 @@ def test_a_search_needs_a_table_and_no_data(tmp_path: Path, monkeypatch: pytest.
         "accuracy.column=valid", "deploy.resolution=null", "num_trials=30",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
-    run_command(nas.search.main, check=nas.search.check_overrides)
+    run_command(nas.search.main, prepared=nas.search.prepared)
     (result,) = reported
     assert result.judgement.origin == "those of column 'valid' of table.csv"
     assert len(result.candidates) == 30
