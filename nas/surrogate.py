@@ -77,8 +77,11 @@ class SurrogateAccuracy:
     surrogate: "Surrogate"
     space: Space
 
+    def __post_init__(self) -> None:
+        self.surrogate.check(self.space)
+
     def __call__(self, arch: Mapping[str, int]) -> float:
-        return float(self.surrogate.of_many(self.space, [arch])[0][0])
+        return float(self.surrogate.estimates(terms_of(self.space, self.space.encode([arch])))[0][0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +117,20 @@ class Surrogate:
             ValueError: a space that this surrogate does not know (see `check`), or an arch that is not of the space.
         """
         self.check(space)
-        has_NT = terms_of(space, space.encode(archs))
-        logs_N = self.intercept + has_NT @ self._of_single + ((has_NT @ self._of_pairs) * has_NT).sum(axis=1)
+        return self.estimates(terms_of(space, space.encode(archs)))
+
+    def estimates(self, has_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracies and their standard deviations of archs that have these terms, as `terms_of` gives them."""
+        logs_N = self.logs(has_NT)
         distance_N = np.exp(logs_N)
         unknown_N = np.linalg.norm(np.column_stack([np.ones(len(has_NT)), has_NT]) @ self.spread.T, axis=1)
         return np.clip(self.ceiling - distance_N, 0.0, 1.0), np.hypot(self.noise, distance_N * unknown_N)
+
+    def logs(self, has_NT: np.ndarray) -> np.ndarray:
+        """ln(ceiling - accuracy) of archs that have these terms: shape (N,)."""
+        pairs_N = ((has_NT @ self._of_pairs) * has_NT).sum(axis=1)
+        logs_N: np.ndarray = self.intercept + has_NT @ self._of_single + pairs_N
+        return logs_N
 
     def check(self, space: Space) -> None:
         """Raise ValueError unless the space is of the networks that the surrogate was fitted on."""
