@@ -16,6 +16,7 @@ from predictors.device import Device
 from predictors.latency import LatencyPredictor
 from predictors.predict_many import COLUMNS, ArchSpace
 from predictors.training.probabilities import flat_probabilities
+from predictors.training.spaces import HasSpace, predictor_of, space_of
 from predictors.whole_network import energy_j
 
 METRICS = (
@@ -36,26 +37,27 @@ class ExpectedCost(nn.Module):
     It holds no parameters; its tables follow `.to(device)` and are no part of `state_dict`.
 
     Args:
-        space: with positions, e.g. `search_spaces.load_space("mobilenet_v3")`, as it will be deployed.
-        predictor: of the device; or the device itself, for its usual runtime and dtype.
+        space: with positions, e.g. `search_spaces.load_space("mobilenet_v3").deployed(224)`, as it will be deployed; or
+            a module that has it as its `space`, e.g. a supernet, also of a network of your own.
+        predictor: of the device; or the device or its name, for its usual runtime and dtype.
         metric: one of `METRICS`.
         smoothness: of peak_memory_bytes, as a share of the largest position's.
 
     Raises:
-        ValueError: an unknown metric, one that the device has no figures for, or a space whose costs do not add up over
-            positions.
+        ValueError: an unknown device or metric, one that the device has no figures for, a module without space, or a
+            space whose costs do not add up over positions.
     """
 
     def __init__(
         self,
-        space: ArchSpace,
-        predictor: LatencyPredictor | Device,
+        space: ArchSpace | HasSpace,
+        predictor: LatencyPredictor | Device | str,
         metric: str = "latency_s",
         *,
         smoothness: float = 0.02,
     ) -> None:
         super().__init__()
-        predictor = predictor if isinstance(predictor, LatencyPredictor) else LatencyPredictor(predictor)
+        space, predictor = space_of(space), predictor_of(predictor)
         device = predictor.device
         if metric not in METRICS:
             raise ValueError(f"unknown metric {metric!r}; known are {list(METRICS)}")

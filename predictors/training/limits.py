@@ -4,14 +4,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from typing import NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from predictors.device import Device
 from predictors.latency import LatencyPredictor
 from predictors.predict_many import ArchSpace
+from predictors.training.most_probable import (
+    LinearCost,
+    Program,
+    linear_cost,
+    merged_by_knobs,
+    program_of,
+)
 from predictors.training.probabilities import log_probabilities
+from predictors.training.spaces import HasSpace, predictor_of, space_of
+
+_MOST_VARIABLES = 100_000
+"""Programs with more are not solved exactly."""
+
+_MOST_FORMS = 2
+"""Costs that are the maximum of more are not bounded from below: that takes a program each."""
+
+_TIGHTER = 1e-7
+"""What a solver's tolerance may exceed a limit by, relative to it."""
 
 _PRICES = np.geomspace(1.0, 1e4, 17)
 """Nats that an excess of one (twice the limit) weighs as much as, one after the other."""
@@ -21,43 +40,176 @@ _PRICES = np.geomspace(1.0, 1e4, 17)
 class Limit:
     """At most `value` of a cost that `Predictions` has, in its unit, on the predictor's device.
 
+    Args:
+        predictor: of the device; or the device or its name, for its usual runtime and dtype.
+
     Raises:
-        ValueError: the value is not positive.
+        ValueError: the value is not positive, or there is no such device.
     """
 
-    predictor: LatencyPredictor
+    predictor: LatencyPredictor | Device | str
     metric: str
     value: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "predictor", predictor_of(self.predictor))
         if not self.value > 0:
             raise ValueError(f"a limit must be positive, found {self.metric} <= {self.value}")
 
+    @property
+    def of_device(self) -> LatencyPredictor:
+        """The predictor itself."""
+        assert isinstance(self.predictor, LatencyPredictor)
+        return self.predictor
+
+    def costs(self, space: ArchSpace, indices_NK: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of N archs, in the metric's unit, shape (N,)."""
+        cost_N = getattr(self.of_device.predict_many(space, indices_NK), self.metric, None)
+        if cost_N is None:
+            raise ValueError(f"device {self.of_device.device.name!r} has no figures for {self.metric!r}")
+        return np.asarray(cost_N, dtype=np.float64)
+
     def excess(self, space: ArchSpace, indices_NK: NDArray[np.int64]) -> NDArray[np.float64]:
         """cost / limit - 1 of N archs; at most 0 where the limit holds."""
-        cost_N = getattr(self.predictor.predict_many(space, indices_NK), self.metric, None)
-        if cost_N is None:
-            raise ValueError(f"device {self.predictor.device.name!r} has no figures for {self.metric!r}")
-        return np.asarray(cost_N, dtype=np.float64) / self.value - 1.0
+        return self.costs(space, indices_NK) / self.value - 1.0
+
+    def __str__(self) -> str:
+        return f"{self.metric} <= {self.value:.4g} on {self.of_device.device.name}"
 
 
 def most_probable_arch(
-    space: ArchSpace, probabilities: Mapping[str, torch.Tensor], limits: Sequence[Limit]
+    space: ArchSpace | HasSpace,
+    probabilities: Mapping[str, torch.Tensor],
+    limits: Sequence[Limit],
+    *,
+    use: float = 0.95,
 ) -> dict[str, int]:
-    """The most probable arch that keeps every limit by its predicted costs, as far as a search finds it.
+    """The most probable arch that keeps every limit by its predicted costs, and is not far below all of them.
 
-    Without limits, or where they hold anyway, that is each knob's most probable value. Else the likelihood minus a
-    price of the excess is climbed, one knob at a time, for rising prices; from the end that keeps the limits, and from
-    the arch of least excess, single and double changes that keep them are made as long as they make the arch more
-    probable.
+    Without limits, or where they hold anyway, that is each knob's most probable value. Else it is the most probable of
+    the archs that use at least the share `use` of one of the limits; where there are none, of all that keep them.
+    Probabilities that were learned under a limit make cheaper networks more probable for being cheap, and a knob that
+    is in two minds, such as the resolution, costs no likelihood: without that share much of a limit may be left.
+
+    Where costs add up over
+    positions (of shipped spaces all but nasbench201, of metrics all but `std_s` and `arithmetic_intensity`) it is the
+    solution of an integer program, and none is more probable. Else it is as far as a search climbs: the likelihood
+    minus a price of the excess, one knob at a time, for rising prices; from the end that keeps the limits, and from the
+    arch of least excess, single and double changes that keep them.
 
     Args:
+        space: as it will be deployed, or a module that has it as its `space`.
         probabilities: of each knob's values, shape (number of values,).
+        use: 0 asks for the most probable of all that keep the limits. It changes nothing for a limit on
+            peak_memory_bytes, nor where costs do not add up.
 
     Raises:
-        ValueError: no arch was found that keeps the limits; the message has the least that was reached.
+        ValueError: no arch keeps the limits; the message has the least there is. What is not known is named, too.
     """
+    if not 0.0 <= use <= 1.0:
+        raise ValueError(f"most_probable_arch: use is a share from 0 to 1, found {use}")
+    space = space_of(space)
     log_p = log_probabilities(probabilities, space)
+    start_K = np.array([int(each.argmax()) for each in log_p])
+    if not limits or _excess(space, limits, start_K) <= 0:
+        return space.decode(start_K[None])[0]
+    program = _program(space, limits)
+    best_K = _climbed_under(space, log_p, limits) if program is None else _solved(space, log_p, limits, *program, use)
+    return space.decode(best_K[None])[0]
+
+
+def check_reachable(space: ArchSpace | HasSpace, limits: Sequence[Limit]) -> None:
+    """Before a training begins: whether there is any network that keeps all limits.
+
+    Raises:
+        ValueError: there is none; the message has the least there is.
+    """
+    space = space_of(space)
+    any_is_as_likely = {knob: torch.full((len(values),), 1.0 / len(values)) for knob, values in space.choices.items()}
+    most_probable_arch(space, any_is_as_likely, limits, use=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _program(space: ArchSpace, limits: Sequence[Limit]) -> tuple[Program, list[LinearCost]] | None:
+    """None where costs do not add up over positions, or there is too much to choose from."""
+    costs = []
+    for limit in limits:
+        found = limit.of_device.position_tables(space)
+        if found is None or sum(len(table.peaks_R) for table in found) > _MOST_VARIABLES:
+            return None
+        tables = merged_by_knobs(found)
+        cost = linear_cost(limit.of_device, limit.metric, tables)
+        if cost is None:
+            return None
+        costs.append(cost)
+    return program_of(space, tables), costs
+
+
+def _solved(
+    space: ArchSpace,
+    log_p: Sequence[NDArray[np.float64]],
+    limits: Sequence[Limit],
+    program: Program,
+    costs: Sequence[LinearCost],
+    use: float,
+) -> NDArray[np.int64]:
+    upper = [(cost, limit.value) for cost, limit in zip(costs, limits)]
+    worth_X = np.concatenate(log_p)
+
+    def best(lower: Sequence[tuple[LinearCost, float]] = ()) -> NDArray[np.int64] | None:
+        tighter = 0.0
+        while tighter < 1e-3:  # a solver has a tolerance, a limit has none
+            found_K = program.best(worth_X, [(cost, value * (1.0 - tighter)) for cost, value in upper], lower)
+            if found_K is None or _excess(space, limits, found_K) <= 0:
+                return found_K
+            tighter = max(_TIGHTER, 4.0 * tighter)
+        return None
+
+    most_K = best()
+    if most_K is None:
+        _give_up(space, limits, program, costs)
+    if _excess(space, limits, most_K) >= use - 1.0:
+        return most_K
+    near = [
+        found_K
+        for cost, value in upper
+        if len(cost.constants_F) <= _MOST_FORMS
+        for form in cost.forms
+        if (found_K := best([(form, use * value)])) is not None
+    ]
+    return max(near, default=most_K, key=lambda at_K: _log_likelihood(log_p, at_K))
+
+
+def _excess(space: ArchSpace, limits: Sequence[Limit], at_K: NDArray[np.int64]) -> float:
+    """By how much an arch is above the limit that it exceeds most, relative to it."""
+    return max(float(limit.excess(space, at_K[None])[0]) for limit in limits)
+
+
+def _log_likelihood(log_p: Sequence[NDArray[np.float64]], at_K: NDArray[np.int64]) -> float:
+    return float(sum(each[index] for each, index in zip(log_p, at_K)))
+
+
+def _give_up(space: ArchSpace, limits: Sequence[Limit], program: Program, costs: Sequence[LinearCost]) -> NoReturn:
+    leasts = []
+    for limit, cost in zip(limits, costs):
+        least = float(limit.costs(space, program.closest([(cost, limit.value)])[None])[0])
+        if least > limit.value:
+            leasts.append(f"no arch keeps {limit}: the least that any has is {least:.4g}")
+    if leasts:
+        raise ValueError("; ".join(leasts))
+    closest_K = program.closest([(cost, limit.value) for cost, limit in zip(costs, limits)])
+    above = _excess(space, limits, closest_K)
+    raise ValueError(
+        f"no arch keeps {', '.join(map(str, limits))} together, though each alone can be kept; the closest is "
+        f"{above:.2%} above one of them"
+    )
+
+
+def _climbed_under(
+    space: ArchSpace, log_p: Sequence[NDArray[np.float64]], limits: Sequence[Limit]
+) -> NDArray[np.int64]:
     start_K = np.array([int(each.argmax()) for each in log_p])
 
     def excess(indices_NK: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -69,13 +221,11 @@ def most_probable_arch(
         found: NDArray[np.float64] = np.sum(rows, axis=0)
         return found
 
-    if not limits or excess(start_K[None])[0] <= 0:
-        return space.decode(start_K[None])[0]
     sizes = [len(each) for each in log_p]
     least_K = _climbed(start_K, sizes, lambda x: -excess(x))
-    if (least := excess(least_K[None])[0]) > 0:
-        asked = ", ".join(f"{each.metric} <= {each.value:.4g} on {each.predictor.device.name}" for each in limits)
-        raise ValueError(f"no arch was found that keeps {asked}; the closest is {least:.1%} above")
+    if excess(least_K[None])[0] > 0:
+        found = ", ".join(f"{limit} ({limit.costs(space, least_K[None])[0]:.4g})" for limit in limits)
+        raise ValueError(f"no arch was found that keeps {found}; in brackets what the closest has")
 
     def priced(price: float, indices_NK: NDArray[np.int64]) -> NDArray[np.float64]:
         return likelihood(indices_NK) - price * np.maximum(excess(indices_NK), 0.0)
@@ -91,11 +241,8 @@ def most_probable_arch(
         return np.where(excess(indices_NK) <= 0, likelihood(indices_NK), -np.inf)
 
     ends = [_climbed(end_K, sizes, kept, _double_changes) for end_K in ends]
-    best_K = max(ends, key=lambda end_K: float(likelihood(end_K[None])[0]))
-    return space.decode(best_K[None])[0]
+    return max(ends, key=lambda end_K: float(likelihood(end_K[None])[0]))
 
-
-# ------------------------------------------------------------------------------------------------------------ private
 
 _Score = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 

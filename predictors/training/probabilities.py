@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from predictors.predict_many import ArchSpace
+from predictors.training.spaces import HasSpace, space_of
 
 Mode = Literal["softmax", "gumbel", "straight_through"]
 _SUM_TOLERANCE = 1e-3
@@ -49,9 +50,9 @@ class ArchitectureLogits(nn.Module):
     [0.333, 0.333, 0.333]
     """
 
-    def __init__(self, space: ArchSpace) -> None:
+    def __init__(self, space: ArchSpace | HasSpace) -> None:
         super().__init__()
-        self.space = space
+        space = self.space = space_of(space)
         self.choices = {knob: len(values) for knob, values in space.choices.items()}
         sizes = np.array(list(self.choices.values()))
         self.flat_V = nn.Parameter(torch.zeros(int(sizes.sum())))

@@ -5,9 +5,11 @@ import pytest
 import torch
 from small_space import all_archs, likelihoods, random_probabilities, small_space
 
-from predictors import LatencyPredictor, load_device
-from predictors.training import METRICS, ArchitectureLogits, ExpectedCost
+from predictors import LatencyPredictor, load_device, trace
+from predictors.training import METRICS, ArchitectureLogits, ExpectedCost, Probabilities
+from predictors.training.probabilities import Mode
 from search_spaces import Space
+from search_spaces.elastic import elastic
 
 torch.set_num_threads(1)
 
@@ -72,18 +74,52 @@ def test_peak_memory_is_between_the_expectation_and_its_stated_bound(space: Spac
     assert largest <= cost(decided).item() <= largest * (1 + 0.02 * np.log(len(space.positions)))
 
 
+@pytest.mark.parametrize("mode", ["softmax", "gumbel"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_gradients_are_those_of_finite_differences(space: Space, metric: str) -> None:
-    cost = ExpectedCost(space, predictor_of(device_with_energy()), metric)
-    knobs = list(space.choices)
+def test_gradients_are_those_of_finite_differences(space: Space, metric: str, mode: Mode) -> None:
+    cost = ExpectedCost(space, device_with_energy(), metric)
     scale = cost(random_probabilities()).item()
+    logits = ArchitectureLogits(space).double()
 
-    def relative(*logits: torch.Tensor) -> torch.Tensor:
-        return cost({knob: torch.softmax(each, dim=0) for knob, each in zip(knobs, logits)}) / scale
+    def relative(flat_V: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)  # the same noise in every call
+        made = {"mode": mode, "temperature": 0.7, "generator": generator}
+        return cost(torch.func.functional_call(logits, {"flat_V": flat_V}, (), made)) / scale
 
     torch.manual_seed(0)
-    logits = [torch.randn(len(v), dtype=torch.float64, requires_grad=True) for v in space.choices.values()]
-    assert torch.autograd.gradcheck(relative, logits, eps=1e-6, atol=1e-6)
+    flat_V = torch.randn(len(logits.flat_V), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(relative, flat_V, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_straight_through_sample_has_its_network_s_cost_and_the_relaxed_one_s_gradient(
+    space: Space, metric: str
+) -> None:
+    """The chain rule by hand: the cost's gradient where the hard sample is, times the Jacobian of the relaxed one."""
+    cost = ExpectedCost(space, device_with_energy(), metric)
+    logits = ArchitectureLogits(space).double()
+    torch.manual_seed(0)
+    flat_V = torch.randn(len(logits.flat_V), dtype=torch.float64)
+
+    def probabilities(mode: Mode, at_V: torch.Tensor) -> torch.Tensor:
+        made = {"mode": mode, "temperature": 0.7, "generator": torch.Generator().manual_seed(1)}
+        return torch.func.functional_call(logits, {"flat_V": at_V}, (), made).flat_V
+
+    def of(at_V: torch.Tensor) -> torch.Tensor:
+        return cost(Probabilities(at_V, logits.choices))
+
+    found = torch.autograd.functional.jacobian(lambda at_V: of(probabilities("straight_through", at_V)), flat_V)
+    hard_V = probabilities("straight_through", flat_V)
+    relaxed_VV = torch.autograd.functional.jacobian(lambda at_V: probabilities("gumbel", at_V), flat_V)
+    torch.testing.assert_close(found, torch.autograd.functional.jacobian(of, hard_V) @ relaxed_VV)
+    each_V = [
+        hard_V[start : start + size]
+        for start, size in zip(np.cumsum([0, *logits.choices.values()]), logits.choices.values())
+    ]
+    arch = {knob: values[int(each.argmax())] for (knob, values), each in zip(space.choices.items(), each_V)}
+    predicted = getattr(predictor_of(device_with_energy()).predict(space.graph(arch)), metric)
+    above = 0.02 * np.log(len(space.positions)) if metric == "peak_memory_bytes" else 1e-6
+    assert predicted * (1 - 1e-6) <= of(hard_V).item() <= predicted * (1 + above)
 
 
 def test_the_gradient_of_a_probability_is_the_cost_of_its_value_given_the_others(
@@ -153,6 +189,23 @@ def test_learning_by_the_cost_alone_finds_the_cheapest_network(space: Space, arc
     assert logits.entropy.item() < before
 
 
+def test_a_network_of_one_s_own_is_given_as_its_supernet_and_a_device_by_its_name() -> None:
+    """Two widths of one layer, as likely: the mean of both networks, found by tracing them alone."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 8, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 5),
+    )
+    own = elastic(net, torch.zeros(1, 3, 6, 6), widths={"0": (0.5, 1.0)})
+    supernet = own.supernet()
+    predictor = predictor_of("mobile_cpu")
+    alone = [predictor.predict(trace(own.build({"0_width": w}), torch.zeros(1, 3, 6, 6))).latency_s for w in (8, 16)]
+    found = ExpectedCost(supernet, "mobile_cpu")(ArchitectureLogits(supernet)())
+    assert found.item() == pytest.approx(sum(alone) / 2, rel=1e-6)
+
+
 def test_it_compiles_without_breaking_the_graph(space: Space) -> None:
     cost = ExpectedCost(space, predictor_of("mobile_gpu"))
     probabilities = {knob: each.float() for knob, each in random_probabilities().items()}
@@ -191,6 +244,11 @@ def test_what_a_device_or_a_space_does_not_have_is_named(space: Space) -> None:
         ExpectedCost(space, predictor_of("mobile_gpu"), "flops")
     with pytest.raises(ValueError, match="'v100' gives no energy"):
         ExpectedCost(space, load_device("v100"), "energy_j")
+
+    with pytest.raises(ValueError, match="device 'pixel_99'"):
+        ExpectedCost(space, "pixel_99")
+    with pytest.raises(ValueError, match=r"Linear is no search space and has none .*DifferentiableCost\(module"):
+        ExpectedCost(torch.nn.Linear(1, 1), "mobile_gpu")  # type: ignore[arg-type]
 
     class NoPositions:
         choices, graph, encode, decode = space.choices, space.graph, space.encode, space.decode
