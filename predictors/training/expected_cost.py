@@ -7,10 +7,12 @@ https://arxiv.org/abs/1812.03443, equation 5, have the case of one knob a positi
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from predictors.device import Device
 from predictors.latency import LatencyPredictor
@@ -97,9 +99,12 @@ class ExpectedCost(nn.Module):
             self._units.append(1.0)
         self._checked = False
         self._indices_KR: torch.Tensor
+        self._others_KJ: torch.Tensor
         self._costs_RC: torch.Tensor
         # Each index is a column of its own, so that backward passes add up whole columns; float32 exists everywhere.
         self.register_buffer("_indices_KR", torch.from_numpy(indices_RK.T.copy()), persistent=False)
+        others_KJ = [[other for other in range(most_knobs) if other != knob] for knob in range(most_knobs)]
+        self.register_buffer("_others_KJ", torch.tensor(others_KJ, dtype=torch.int64), persistent=False)
         self.register_buffer(
             "_costs_RC", torch.from_numpy((costs_RC / self._units).astype(np.float32)), persistent=False
         )
@@ -120,10 +125,10 @@ class ExpectedCost(nn.Module):
         flat_V = flat_probabilities(probabilities, self.choices, check_values=check_values)
         self._checked = self._checked or check_values
         flat_V = torch.cat([flat_V, flat_V.new_ones(1)])
-        rows_R = flat_V.index_select(0, self._indices_KR[0])
-        for indices_R in self._indices_KR[1:]:
-            rows_R = rows_R * flat_V.index_select(0, indices_R)
-        sums_C = rows_R @ self._costs_RC.to(flat_V.dtype)
+        costs_RC = self._costs_RC.to(flat_V.dtype)
+        sums_C: torch.Tensor = _ExpectedSums.apply(  # type: ignore[no-untyped-call]
+            flat_V, self._indices_KR, self._others_KJ, costs_RC
+        )
         sums = {name: value * unit for name, value, unit in zip((*self._used, "swollen"), sums_C, self._units)}
         return self._whole(sums)
 
@@ -148,6 +153,31 @@ class ExpectedCost(nn.Module):
             smooth = 1.0 + self._smoothness * sums["swollen"].log()
             return self._largest * smooth + sums["weight_bytes"]
         return sums[self.metric]
+
+
+class _ExpectedSums(torch.autograd.Function):
+    """sum over r of costs[r] * product over k of flat[indices[k, r]].
+
+    A few operations each way, where autograd would take some for each k: a GPU starts them one by one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, flat_V: torch.Tensor, indices_KR: torch.Tensor, others_KJ: torch.Tensor, costs_RC: torch.Tensor
+    ) -> torch.Tensor:
+        factors_KR = flat_V.index_select(0, indices_KR.flatten()).view(indices_KR.shape)
+        ctx.save_for_backward(factors_KR, indices_KR, others_KJ, costs_RC)
+        ctx.num_values = len(flat_V)
+        return factors_KR.prod(dim=0) @ costs_RC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        factors_KR, indices_KR, others_KJ, costs_RC = ctx.saved_tensors
+        others_KR = factors_KR[others_KJ].prod(dim=1)
+        slopes_KR = others_KR * (costs_RC @ gradients[0])
+        flat_V = slopes_KR.new_zeros(ctx.num_values)
+        return flat_V.index_add_(0, indices_KR.flatten(), slopes_KR.flatten()), None, None, None
 
 
 def _columns(metric: str, queues: bool) -> tuple[str, ...]:

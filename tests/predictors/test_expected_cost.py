@@ -206,6 +206,8 @@ def test_a_network_of_one_s_own_is_given_as_its_supernet_and_a_device_by_its_nam
     assert found.item() == pytest.approx(sum(alone) / 2, rel=1e-6)
 
 
+# What torch's compiler says of torch.autograd.Function, which it makes an instance of.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_it_compiles_without_breaking_the_graph(space: Space) -> None:
     cost = ExpectedCost(space, predictor_of("mobile_gpu"))
     probabilities = {knob: each.float() for knob, each in random_probabilities().items()}
