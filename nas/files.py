@@ -53,6 +53,14 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process is in the block of this lock file; a process that dies leaves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all."""
     with replacing(path) as temporary:

@@ -88,7 +88,8 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
         )
         result = replace(result, judgement=scoring.judgement)
         if result.candidates:
-            yardstick = yardstick_of(job.task, result, scoring.accuracy)
+            waits = result.ending is not Ending.INTERRUPTED  # after Ctrl-C nobody wants to
+            yardstick = yardstick_of(job.task, result, scoring.accuracy) if waits else None
             report(result, job, command=command, config_text=config_text, extract=scoring.extract, yardstick=yardstick)
     if result.ending is Ending.INTERRUPTED:
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from torch import nn
 
 from nas.accuracy import NUM_CALIBRATION, Accuracy, SupernetAccuracy, check_data_fits
 from nas.data import ImageData
+from nas.files import one_at_a_time
 from nas.result import Judgement
 from nas.training import Recipe, train_supernet, training_key
 from predictors.paths import home
@@ -68,7 +69,10 @@ class FromSupernet:
     def load(self, space: Space, data: ImageData | None, recipe: Recipe | None) -> Scoring:
         assert data is not None
         assert recipe is not None
-        supernet = train_supernet(space, data, recipe, home() / "supernets")
+        folder = home() / "supernets"
+        # Several commands that search together need one supernet: the first trains it, the others wait.
+        with one_at_a_time(folder / f".{training_key(space, data, recipe)[:12]}.lock"):
+            supernet = train_supernet(space, data, recipe, folder)
         accuracy = SupernetAccuracy(supernet, data, num_calibration=self.num_calibration)
         origin = f"those of the trained supernet's subnets on the validation images of {data.name}"
         return Scoring(accuracy=accuracy, extract=accuracy.subnet, judgement=Judgement(origin=origin))

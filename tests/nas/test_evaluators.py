@@ -163,7 +163,10 @@ SCRIPT = """
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_search_that_is_ended_leaves_no_workers(how: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
+    # A process that was started in the background ignores Ctrl-C, and so do those that it starts.
+    script.write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(SCRIPT)
+    )
     (tmp_path / "pids").mkdir()
     with subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "pids")],
