@@ -16,7 +16,7 @@ from torch import nn
 from nas.accuracy import check_data_fits
 from nas.constraints import constraints_from_mapping, other_devices
 from nas.data import ImageData, data_from_mapping
-from nas.files import locked, write_text
+from nas.files import locked, one_at_a_time, write_text
 from nas.ledger import ForgetfulLedger, Ledger
 from nas.objectives import objectives_from_mapping
 from nas.proposals import MakeSampler, sampler_from_mapping
@@ -90,7 +90,10 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
         if result.candidates:
             waits = result.ending is not Ending.INTERRUPTED  # after Ctrl-C nobody wants to
             yardstick = yardstick_of(job.task, result, scoring.accuracy) if waits else None
-            report(result, job, command=command, config_text=config_text, extract=scoring.extract, yardstick=yardstick)
+            with one_at_a_time(job.folder / ".report.lock"):  # commands that search together may share the folder
+                report(
+                    result, job, command=command, config_text=config_text, extract=scoring.extract, yardstick=yardstick
+                )
     if result.ending is Ending.INTERRUPTED:
         raise KeyboardInterrupt
     return result

@@ -302,6 +302,9 @@ class ForgetfulLedger:
     def num_running_elsewhere(self) -> int:
         return 0
 
+    def close(self) -> None:
+        pass
+
 
 # ------------------------------------------------------------------------------------------------------------ private
 

@@ -71,7 +71,7 @@ class FromSupernet:
         assert recipe is not None
         folder = home() / "supernets"
         # Several commands that search together need one supernet: the first trains it, the others wait.
-        with one_at_a_time(folder / f".{training_key(space, data, recipe)[:12]}.lock"):
+        with one_at_a_time(home() / f".supernet-{training_key(space, data, recipe)[:12]}.lock"):
             supernet = train_supernet(space, data, recipe, folder)
         accuracy = SupernetAccuracy(supernet, data, num_calibration=self.num_calibration)
         origin = f"those of the trained supernet's subnets on the validation images of {data.name}"

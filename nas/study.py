@@ -164,6 +164,7 @@ def search_task(
                 bar.update(len(state.candidates) - bar.n)
     except KeyboardInterrupt:
         ending = Ending.INTERRUPTED
+        ledger.close()  # what ran here may be evaluated by others, also while a report is written
     finally:
         bar.close()
     return SearchResult(
@@ -208,11 +209,13 @@ def opened_ledger(
     if shared is None:
         shared = not isinstance(opened, (InMemoryStorage, JournalStorage))
     asked = json.loads(json.dumps({**task.fingerprint, **identity}))
-    with Ledger(opened, study_name, _directions(task), shared=shared) as ledger:
-        _check_asked(ledger.study, asked)
-        describe_study(ledger.study, task.objectives)
-        yield ledger
-    close_storage(opened)
+    try:
+        with Ledger(opened, study_name, _directions(task), shared=shared) as ledger:
+            _check_asked(ledger.study, asked)
+            describe_study(ledger.study, task.objectives)
+            yield ledger
+    finally:
+        close_storage(opened)
 
 
 # ------------------------------------------------------------------------------------------------------------ private
