@@ -15,7 +15,7 @@ train: $(VENV)/.ready
 	$(BIN)/python -m nas.train $(OVERRIDES)
 
 test: check
-	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
