@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OVERRIDES = $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
-.PHONY: search train test check format clean
+.PHONY: search train test coverage check format clean
 
 search: $(VENV)/.ready
 	$(BIN)/python -m nas.search $(OVERRIDES)
@@ -15,6 +15,10 @@ train: $(VENV)/.ready
 	$(BIN)/python -m nas.train $(OVERRIDES)
 
 test: check
+	$(BIN)/python -m pytest -n auto
+
+# A fifth slower, so not part of `make test`.
+coverage: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.ready-dev
