@@ -7,6 +7,7 @@ still make parents of: what it proposes is the same, what it costs no longer gro
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -157,17 +158,7 @@ class _LiveStorage(InMemoryStorage):
 
 
 def _renumbered(trial: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
-    return FrozenTrial(
-        number=number,
-        state=trial.state,
-        value=None,
-        values=trial.values,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=trial.user_attrs,
-        system_attrs=trial.system_attrs,
-        intermediate_values={},
-        trial_id=trial_id,
-    )
+    renumbered = copy(trial)
+    renumbered.number = number
+    renumbered._trial_id = trial_id
+    return renumbered

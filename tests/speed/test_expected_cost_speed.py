@@ -35,6 +35,8 @@ def test_its_share_of_a_training_step_of_the_supernet(benchmark: BenchmarkFixtur
         cost(logits()).backward()
 
     benchmark(costs)
+    assert logits.flat_V.grad is not None
+    assert logits.flat_V.grad.abs().sum() > 0
     if benchmark.enabled:
         supernet = space.supernet().train()
         x_BCHW = torch.randn(batch, space.in_channels, space.resolution, space.resolution)
@@ -49,6 +51,7 @@ def test_its_share_of_a_training_step_of_the_supernet(benchmark: BenchmarkFixtur
         seconds = [(_seconds(step), median(_seconds(costs) for _ in range(5))) for _ in range(2)]  # taking turns
         step_s, cost_s = seconds[-1]
         print(f"{name}: a step of {batch} images {step_s:.2f} s, expected cost {cost_s / step_s:.3%} of it")
+        assert cost_s < 0.01 * step_s
 
 
 def _seconds(run: Callable[[], None]) -> float:
