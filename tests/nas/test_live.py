@@ -1,15 +1,15 @@
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.samplers import NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from small_search import SAMPLERS
 
 from nas.live import LiveStudy
-from nas.proposals import DistinctSampler, MakeSampler, distributions
+from nas.proposals import DistinctSampler, distributions
 from search_spaces import load_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -17,12 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:NSGAIIISampler is experimental")
 
 SPACE = load_space("mobilenet_v3_tiny", resolutions=[32])
 DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
-SAMPLERS: dict[str, MakeSampler] = {
-    "nsga2": partial(NSGAIISampler, population_size=8),
-    "nsga3": partial(NSGAIIISampler, population_size=8),
-    "random": RandomSampler,
-    "tpe": partial(TPESampler, n_startup_trials=5),
-}
 
 
 def objectives(params: Mapping[str, int]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -11,10 +11,11 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
+from small_search import BOARD, SAMPLERS, quantity
 
-from nas.proposals import DistinctSampler, MakeSampler, SpaceExhaustedError, distributions
+from nas.proposals import DistinctSampler, SpaceExhaustedError, distributions
 from nas.repair import repaired
 from nas.task import SearchTask
 from predictors import LatencyPredictor, device_from_mapping
@@ -24,23 +25,6 @@ from search_spaces.space import Arch
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = pytest.mark.filterwarnings("ignore:NSGAIIISampler is experimental")
 
-SAMPLERS: dict[str, MakeSampler] = {
-    "nsga2": partial(NSGAIISampler, population_size=8),
-    "nsga3": partial(NSGAIIISampler, population_size=8),
-    "random": RandomSampler,
-    "tpe": partial(TPESampler, n_startup_trials=5),
-}
-
-
-def quantity(value: float, unit: str) -> dict[str, object]:
-    return {"value": value, "unit": unit, "source": "made up for tests"}
-
-
-BOARD = {
-    "name": "board", "description": "a board", "runtime": "litert", "dtype": "float32",
-    "peak": {"float32": quantity(10, "GFLOP/s")},
-    "memory": [{"name": "dram", "bandwidth": quantity(2, "GB/s")}],
-}  # fmt: skip
 # The other device waits for memory where the board computes: what is fast on one need not be on the other.
 OTHER = {**BOARD, "name": "other", "memory": [{"name": "dram", "bandwidth": quantity(0.05, "GB/s")}]}
 

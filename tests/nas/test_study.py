@@ -7,8 +7,9 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import NSGAIISampler
 from optuna.storages import BaseStorage, InMemoryStorage
+from small_search import BOARD, SAMPLERS, quantity
 
 from nas.errors import TooManyFailuresError
 from nas.objectives import METRICS
@@ -24,15 +25,6 @@ from search_spaces import Arch, load_space
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def quantity(value: float, unit: str) -> dict[str, object]:
-    return {"value": value, "unit": unit, "source": "made up for tests"}
-
-
-BOARD = {
-    "name": "board", "description": "a board", "runtime": "litert", "dtype": "float32",
-    "peak": {"float32": quantity(10, "GFLOP/s")},
-    "memory": [{"name": "dram", "bandwidth": quantity(2, "GB/s")}],
-}  # fmt: skip
 SPACE = load_space("mobilenet_v3_tiny", resolutions=[32])
 # Depth 1 has the kernel and expansion of one block, depth 2 of two: 2 + 2 * 2 = 6 networks.
 SIX_NETWORKS = replace(
@@ -75,14 +67,6 @@ class MadeUpAccuracy:
 
 def archs(result: SearchResult) -> list[tuple[tuple[str, int], ...]]:
     return [tuple(sorted(candidate.arch.items())) for candidate in result.candidates]
-
-
-SAMPLERS = {
-    "nsga2": SMALL_POPULATION,
-    "nsga3": partial(NSGAIIISampler, population_size=8),
-    "random": RandomSampler,
-    "tpe": partial(TPESampler, n_startup_trials=5),
-}
 
 
 @pytest.mark.filterwarnings("ignore:NSGAIIISampler is experimental")
