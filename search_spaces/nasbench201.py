@@ -94,6 +94,11 @@ class NasBench201Space(KnobSpace):
         kept = without_dead_branches(operations)
         return [knob for knob, before, after in zip(KNOBS, operations, kept) if before != after]
 
+    @property
+    def live(self) -> Self:
+        """The same archs without the branches that are on no path: networks that compute the same."""
+        return replace(self, keeps_dead_branches=False)
+
     @cached_property
     def positions(self) -> tuple[Position, ...]:
         """Stem, then for each stage its reduction and its cells; the last cell is one section with the head.

@@ -27,6 +27,7 @@ from nas.samplers.batch import Known, Oracle, best_batch, spread_batch
 from nas.samplers.candidates import Candidates, Costs, Territory, random_indices
 from nas.samplers.canonical import Indices, keys_of
 from nas.samplers.error_model import Array, ErrorModel, Features, Hyperparameters, fit_errors, log_errors, tune
+from nas.samplers.path_features import path_features
 from nas.task import SearchTask
 from search_spaces.space import Arch, Space
 
@@ -60,7 +61,8 @@ class PredictorSampler(BaseSampler):
     again, and are counted as if they had the error that is expected of them; failed ones are never proposed again.
 
     Args:
-        costs: of many archs, by metric name, as `SearchTask.costs_many`; all it names help to predict errors.
+        costs: of many archs, by metric name, as `SearchTask.costs_many`; all it names help to predict errors, and so
+            does how layers are connected (`path_features`).
         objectives: names in `nas.objectives.METRICS` in the order of the study's directions.
         constraints: upper bounds by metric name, of costs; what exceeds one is not proposed.
         warm_start: (arch, error) of earlier studies, and a third item that tells them apart if there are several. Their
@@ -85,9 +87,10 @@ class PredictorSampler(BaseSampler):
     ) -> None:
         self._space = space
         self._seed = seed
+        paths = path_features(space)
         self._territory = Territory(
             space=space,
-            costs=costs,
+            costs=lambda indices_NK: {**costs(indices_NK), **paths(indices_NK)},
             objectives=check_objectives(tuple(objectives)),
             constraints=dict(constraints or {}),
         )
