@@ -99,7 +99,7 @@ def reported_errors() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         _leave(hydra_sentence(error), 2, error)
     except ValueError as error:
-        if not _is_for_users(error.__traceback__):
+        if not is_for_users(error.__traceback__):
             raise
         _leave(str(error), 2, error)
     except TooManyFailuresError as error:
@@ -145,7 +145,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _is_for_users(traceback: TracebackType | None) -> bool:
+def is_for_users(traceback: TracebackType | None) -> bool:
     """Whether the error was raised in one of the packages that speak to users."""
     assert traceback is not None
     while traceback.tb_next is not None:

@@ -104,7 +104,7 @@ class Evaluators:
                 self._running[self._sent(index, arch)] = (key, arch, index)
 
     def _sent(self, index: int, arch: Arch) -> Future[Any]:
-        with _interrupts_blocked():
+        with interrupts_blocked():
             future: Future[Any]
             try:
                 future = self._pools[index].submit(_evaluated_there, arch)
@@ -153,7 +153,7 @@ def _pickled(accuracy: Callable[[Arch], float]) -> bytes:
 def _prepare(payload: bytes, parent: int, num_threads: int) -> None:
     """What a worker does first. It raises nothing, since a pool only says of that that a worker died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     try:
         _there["accuracy"] = cloudpickle.loads(payload)
     except Exception:
@@ -164,7 +164,7 @@ def _prepare(payload: bytes, parent: int, num_threads: int) -> None:
         sys.modules["torch"].set_num_threads(num_threads)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """A search that was killed leaves no workers behind."""
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -188,7 +188,7 @@ def _evaluated(accuracy: Callable[[Arch], float], arch: Arch) -> float | Failure
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """A process that is started inside is never interrupted by the terminal's Ctrl-C, from its first instant on."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

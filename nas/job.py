@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from nas.ledger import ForgetfulLedger, Ledger
 from nas.objectives import objectives_from_mapping
 from nas.proposals import MakeSampler, sampler_from_mapping
 from nas.result import Ending, SearchResult
-from nas.scoring import AccuracySource
+from nas.scoring import AccuracySource, Scoring
 from nas.storage import check_storage, shown_url, storage_from_mapping
 from nas.study import opened_ledger, search_task
 from nas.task import SearchTask
@@ -41,8 +41,8 @@ _NUM_PROFILED_NETWORKS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A search whose every input has been read and checked; nothing has been trained or written.
+class Inputs:
+    """What is searched for and with what, read and checked; nothing has been trained or written.
 
     `data` and `recipe` are None where the accuracies need none.
     """
@@ -52,6 +52,23 @@ class Job:
     recipe: Recipe | None
     source: AccuracySource
     sampler: MakeSampler
+
+    def identity(self, config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+        """What determines a result beside the task, JSON-able: some keys of the config, unless they have no effect."""
+        unused = {"data": self.data is None, "training": self.recipe is None}
+        found = {key: config.get(key) for key in keys if not unused.get(key)}
+        return found | {"weights": self.source.digest(self.task.space, self.data, self.recipe)}
+
+    def load(self) -> Scoring:
+        """What judges archs; trains what has to be trained for it."""
+        return self.source.load(self.task.space, self.data, self.recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A search whose every input has been read and checked; nothing has been trained or written."""
+
+    inputs: Inputs
     num_trials: int
     num_workers: int
     warm_start: tuple[EarlierTrial, ...]
@@ -74,13 +91,13 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
     with _ledger_of(job) as ledger:
         config_text = saved_config(config)
         write_text(job.folder / "config.yaml", config_text)
-        scoring = job.source.load(job.task.space, job.data, job.recipe)
+        scoring = job.inputs.load()
         result = search_task(
-            job.task,
+            job.inputs.task,
             scoring.accuracy,
             ledger,
             num_trials=job.num_trials,
-            sampler=job.sampler,
+            sampler=job.inputs.sampler,
             num_workers=job.num_workers,
             warm_start=job.warm_start,
             seed=job.seed,
@@ -89,7 +106,7 @@ def search_from_mapping(config: Mapping[str, Any], *, command: str) -> SearchRes
         result = replace(result, judgement=scoring.judgement)
         if result.candidates:
             waits = result.ending is not Ending.INTERRUPTED  # after Ctrl-C nobody wants to
-            yardstick = yardstick_of(job.task, result, scoring.accuracy) if waits else None
+            yardstick = yardstick_of(job.inputs.task, result, scoring.accuracy) if waits else None
             with one_at_a_time(job.folder / ".report.lock"):  # commands that search together may share the folder
                 report(
                     result, job, command=command, config_text=config_text, extract=scoring.extract, yardstick=yardstick
@@ -127,14 +144,39 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
     Raises:
         ValueError: the first thing that is wrong.
     """
-    check_keys(config["deploy"], ("resolution", "batch", "dtype"), (), "deploy")
     for key in ("num_trials", "num_workers"):
         if config[key] < 1:
             raise ValueError(f"{key} must be at least 1, found {config[key]}")
     if config["seed"] < 0:
         raise ValueError(f"seed must not be negative, found {config['seed']}")
     check_storage(config["storage"])
-    objectives = objectives_from_mapping(config["objectives"])
+    inputs = inputs_from_mapping(config, objectives_from_mapping(config["objectives"]))
+    space = inputs.task.space
+    warm_start = tuple(trials_of(read_earlier(source, space) for source in config["warm_start"]))
+    determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed", "warm_start")
+    identity = inputs.identity(config, determining)
+    folder = _folder(config, inputs.task, inputs.data, identity)
+    return Job(
+        inputs=inputs,
+        num_trials=config["num_trials"],
+        num_workers=config["num_workers"],
+        warm_start=warm_start,
+        seed=config["seed"],
+        identity=identity,
+        storage=config["storage"],
+        study_name=config["study_name"] or folder.name,
+        folder=folder,
+    )
+
+
+def inputs_from_mapping(config: Mapping[str, Any], objectives: Sequence[str]) -> Inputs:
+    """Read and check what any search needs: the groups hw, runtime, space, data, training, accuracy, sampler, and the
+    keys deploy, constraints, hard_constraints.
+
+    Raises:
+        ValueError: the first thing that is wrong.
+    """
+    check_keys(config["deploy"], ("resolution", "batch", "dtype"), (), "deploy")
     constraints = constraints_from_mapping(config["constraints"])
     sampler = sampler_from_mapping(config["sampler"])
     source: AccuracySource = instance_from_mapping(config["accuracy"], "source", "accuracy")
@@ -151,41 +193,26 @@ def job_from_mapping(config: Mapping[str, Any]) -> Job:
         space=space,
         deployed_space=deployed_space,
         predictor=predictor,
-        objectives=objectives,
+        objectives=tuple(objectives),
         constraints=constraints,
         hard=config["hard_constraints"],
         other_predictors={name: LatencyPredictor(load_device(name)) for name in other_devices(objectives, constraints)},
     )
-    warm_start = tuple(trials_of(read_earlier(source, space) for source in config["warm_start"]))
     _ = task.feasible_arch
-    unused = {"data": data is None, "training": recipe is None}
-    determining = ("hw", "runtime", "space", "data", "training", "accuracy", "sampler", "deploy", "seed", "warm_start")
-    identity = {key: config.get(key) for key in determining if not unused.get(key)}
-    identity["weights"] = source.digest(space, data, recipe)
-    folder = _folder(config, task, data, identity)
-    return Job(
-        task=task,
-        data=data,
-        recipe=recipe,
-        source=source,
-        sampler=sampler,
-        num_trials=config["num_trials"],
-        num_workers=config["num_workers"],
-        warm_start=warm_start,
-        seed=config["seed"],
-        identity=identity,
-        storage=config["storage"],
-        study_name=config["study_name"] or folder.name,
-        folder=folder,
-    )
+    return Inputs(task=task, data=data, recipe=recipe, source=source, sampler=sampler)
+
+
+def judge_name(config: Mapping[str, Any], data: ImageData | None) -> str:
+    """Of the data or the source of the accuracies, as folders are named."""
+    return data.name if data else str(config["accuracy"]["source"]).rpartition(".")[2].removeprefix("From").lower()
 
 
 def saved_config(config: Mapping[str, Any]) -> str:
     """The config as YAML, without the password of a storage."""
-    storage = dict(config["storage"])
-    if storage.get("url"):
-        storage["url"] = shown_url(storage["url"])
-    return yaml.safe_dump({**config, "storage": storage}, sort_keys=False, allow_unicode=True)
+    shown = dict(config)
+    if config.get("storage", {}).get("url"):
+        shown["storage"] = {**config["storage"], "url": shown_url(config["storage"]["url"])}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 
 def report(
@@ -206,7 +233,7 @@ def report(
         command=command,
         config_text=config_text,
         extract=extract,
-        data=job.data,
+        data=job.inputs.data,
         yardstick=yardstick,
     )
     print_summary(result, job.folder)
@@ -223,7 +250,7 @@ def _ledger_of(job: Job) -> Iterator[Ledger | ForgetfulLedger]:
     taken = f"another search is running in {job.folder}; wait for it, or choose another run_dir"
     with nullcontext() if shared else locked(job.folder, taken):
         storage = None if kind == "memory" else storage_from_mapping(job.storage, job.folder)
-        with opened_ledger(storage, job.study_name, job.task, job.identity, shared=shared) as ledger:
+        with opened_ledger(storage, job.study_name, job.inputs.task, job.identity, shared=shared) as ledger:
             yield ledger
 
 
@@ -248,6 +275,5 @@ def _folder(config: Mapping[str, Any], task: SearchTask, data: ImageData | None,
         return Path(config["run_dir"]).expanduser()
     asked = json.dumps({**task.fingerprint, **identity}, sort_keys=True)
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
-    judged = data.name if data else str(config["accuracy"]["source"]).rpartition(".")[2].removeprefix("From").lower()
-    name = f"{task.space.name}-{judged}-{config['objectives']['name']}-{digest}"
+    name = f"{task.space.name}-{judge_name(config, data)}-{config['objectives']['name']}-{digest}"
     return Path("outputs") / task.predictor.device.name / name

@@ -72,8 +72,8 @@ class FromTable:
         return Path(self.path).expanduser()
 
     def _read(self, space: Space) -> "TableAccuracy":
-        unit = _one_of(self.unit, get_args(Unit), "accuracy.unit")
-        archs = _one_of(self.archs, get_args(ArchForm), "accuracy.archs")
+        unit = one_of(self.unit, get_args(Unit), "accuracy.unit")
+        archs = one_of(self.archs, get_args(ArchForm), "accuracy.archs")
         return read_table(self._path, space, self.column, unit, archs, self.arch_column)  # type: ignore[arg-type]
 
 
@@ -114,11 +114,39 @@ def read_table(
         ValueError: no such file or column, a line that is malformed, an arch that is none or comes twice, an accuracy
             that is no number or outside of its unit's range. Lines are named.
     """
-    lines = _lines(path)
+    accuracies = read_column(
+        path, space, column, lambda text, where: _accuracy(text, unit, where), archs, arch_column, group="accuracy"
+    )
+    if unit == "percent" and max(accuracies.values()) <= 0.01:
+        raise ValueError(f"{path}: no value of {column!r} is above 1; are they fractions? accuracy.unit=fraction")
+    return TableAccuracy(path=path, space=space, accuracies=by_network(accuracies, space))
+
+
+def read_column(
+    path: Path,
+    space: Space,
+    column: str | None,
+    value_of: Callable[[str, str], float],
+    archs: ArchForm,
+    arch_column: str,
+    *,
+    group: str,
+) -> dict[tuple[int, ...], float]:
+    """The numbers in one column of a CSV file by arch, as they stand there; see `FromTable`.
+
+    Args:
+        value_of: makes a number of a text, given its place for messages.
+        group: of the config, for messages: "accuracy".
+
+    Raises:
+        ValueError: no such file or column, a line that is malformed, an arch that is none or comes twice. Lines are
+            named.
+    """
+    lines = _lines(path, group)
     header = lines[0].values
     where = f"{path}: column"
-    value_at = _column(header, column, where, "accuracy.column")
-    arch_of = _arch_reader(space, header, archs, arch_column, where)
+    value_at = _column(header, column, where, f"{group}.column")
+    arch_of = _arch_reader(space, header, archs, arch_column, where, group)
     by_arch: dict[tuple[int, ...], tuple[float, int]] = {}
     for number, values in lines[1:]:
         place = f"{path}:{number}"
@@ -127,13 +155,22 @@ def read_table(
         arch = tuple(arch_of(values, place).values())
         if arch in by_arch:
             raise ValueError(f"{place}: the arch of line {by_arch[arch][1]} again")
-        by_arch[arch] = _accuracy(values[value_at], unit, f"{place}: {column}"), number
+        by_arch[arch] = value_of(values[value_at], f"{place}: {column}"), number
     if not by_arch:
         raise ValueError(f"{path}: no lines under the header")
-    accuracies = {arch: accuracy for arch, (accuracy, _) in by_arch.items()}
-    if unit == "percent" and max(accuracies.values()) <= 0.01:
-        raise ValueError(f"{path}: no value of {column!r} is above 1; are they fractions? accuracy.unit=fraction")
-    return TableAccuracy(path=path, space=space, accuracies=_by_network(accuracies, space))
+    return {arch: value for arch, (value, _) in by_arch.items()}
+
+
+def by_network(values: Mapping[tuple[int, ...], float], space: Space) -> dict[tuple[int, ...], float]:
+    """Numbers by canonical arch: its own, or the mean over all archs that are the same network."""
+    equal: dict[tuple[int, ...], list[float]] = {}
+    for arch, value in values.items():
+        canonical = tuple(space.canonical(dict(zip(space.choices, arch))).values())
+        equal.setdefault(canonical, []).append(value)
+    return {
+        canonical: values[canonical] if canonical in values else sum(found) / len(found)
+        for canonical, found in equal.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ private
@@ -144,16 +181,16 @@ class _Line(NamedTuple):
     values: list[str]
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, group: str = "accuracy") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"accuracy.path: {path} cannot be read: {error.strerror or error}") from None
+        raise ValueError(f"{group}.path: {path} cannot be read: {error.strerror or error}") from None
 
 
-def _lines(path: Path) -> list[_Line]:
+def _lines(path: Path, group: str) -> list[_Line]:
     """All lines that are not empty, the header first."""
-    content = _content(path)
+    content = _content(path, group)
     try:
         text = (gzip.decompress(content) if content.startswith(_GZIP) else content).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -167,7 +204,8 @@ def _lines(path: Path) -> list[_Line]:
 
 def _column(header: list[str], name: str | None, where: str, key: str) -> int:
     if name is None:
-        raise ValueError(f"{where} of the accuracies not given; set {key} to one of {header}")
+        what = "accuracies" if key.startswith("accuracy") else "values"
+        raise ValueError(f"{where} of the {what} not given; set {key} to one of {header}")
     if header.count(name) != 1:
         found = "is missing" if name not in header else "comes several times"
         raise ValueError(f"{where} {name!r} ({key}) {found}; there are {header}")
@@ -175,7 +213,7 @@ def _column(header: list[str], name: str | None, where: str, key: str) -> int:
 
 
 def _arch_reader(
-    space: Space, header: list[str], archs: ArchForm, arch_column: str, where: str
+    space: Space, header: list[str], archs: ArchForm, arch_column: str, where: str, group: str
 ) -> Callable[[list[str], str], Arch]:
     """What reads the arch of a line, given its place for messages."""
     if archs == "knobs":
@@ -183,10 +221,10 @@ def _arch_reader(
         return lambda values, place: _from_knobs(values, columns, space, place)
     if not isinstance(space, NasBench201Space):
         raise ValueError(
-            f"accuracy.archs={archs} are NAS-Bench-201's, space {space.name!r} is another; write a column for each "
-            "knob and set accuracy.archs=knobs"
+            f"{group}.archs={archs} are NAS-Bench-201's, space {space.name!r} is another; write a column for each "
+            f"knob and set {group}.archs=knobs"
         )
-    at = _column(header, arch_column, where, "accuracy.arch_column")
+    at = _column(header, arch_column, where, f"{group}.arch_column")
     read = _from_string if archs == "strings" else _from_index
     return lambda values, place: read(values[at], f"{place}: {arch_column}")
 
@@ -231,23 +269,11 @@ def _accuracy(text: str, unit: Unit, where: str) -> float:
     return value / limit
 
 
-def _by_network(accuracies: Mapping[tuple[int, ...], float], space: Space) -> dict[tuple[int, ...], float]:
-    """Accuracies by canonical arch."""
-    equal: dict[tuple[int, ...], list[float]] = {}
-    for arch, accuracy in accuracies.items():
-        canonical = tuple(space.canonical(dict(zip(space.choices, arch))).values())
-        equal.setdefault(canonical, []).append(accuracy)
-    return {
-        canonical: accuracies[canonical] if canonical in accuracies else sum(found) / len(found)
-        for canonical, found in equal.items()
-    }
-
-
 def _shown(arch: Arch, space: Space) -> str:
     return repr(arch_string(arch)) if isinstance(space, NasBench201Space) else str(arch)
 
 
-def _one_of(value: str, allowed: tuple[str, ...], key: str) -> str:
+def one_of(value: str, allowed: tuple[str, ...], key: str) -> str:
     if value not in allowed:
         raise ValueError(f"{key}: {value!r} is none of {list(allowed)}")
     return value

@@ -4,7 +4,7 @@ Measured by the means of `predictors.measure`: every network built several times
 lie apart, in units of a reference that runs before and after.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -39,6 +39,7 @@ _TOOLS = {
     "onnx": "trtexec --onnx=NAME.onnx (prints milliseconds), or ONNX Runtime on the device",
 }
 _SHEET = "times.csv"
+_NOTHING = "nothing was measured"
 
 _BUSY = 0.5
 """Of `Clock.drift`: on a shared machine that is otherwise idle the reference is 35 % slower than at its best."""
@@ -99,6 +100,24 @@ def measure_here(
         ElsewhereError: this machine is not the device, or its runtime cannot be measured.
         ValueError: the runtime is not installed, or can run none of the networks.
     """
+    return measure_graphs(
+        run.folder / "verify", predictor, graphs, measuring, exported=lambda: _exported_files(run, graphs)
+    )
+
+
+def measure_graphs(
+    folder: Path,
+    predictor: LatencyPredictor,
+    graphs: Mapping[str, Graph],
+    measuring: Measuring,
+    *,
+    exported: Callable[[], Mapping[str, tuple[Path, list[int]]]] = dict,
+) -> tuple[dict[str, NetworkSeconds], list[str]]:
+    """What `measure_here` does, for networks of no run; their times are kept in the folder.
+
+    Args:
+        exported: ONNX files by the names of graphs, and the shape of the input of each, to be timed beside.
+    """
     device = predictor.device
     runtime, processor = _runnable(predictor)
     if not measuring.here:
@@ -115,8 +134,8 @@ def measure_here(
         reference_kernel=REFERENCE_KERNELS[processor],
         options=backend.options,
     )
-    path = run.folder / "verify" / f"{device.name}-{backend.name}-{backend.dtype}.networks.jsonl"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{device.name}-{backend.name}-{backend.dtype}.networks.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if measuring.again and path.exists():
         path.rename(path.with_name(f"{path.name}.until-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"))
     NetworkTimes.open(path, header)
@@ -128,9 +147,9 @@ def measure_here(
         instances = measuring.instances or (1 if queues(backend) else INSTANCES)
         repeats = Repeats(passes=measuring.passes, instances=instances)
         measure_networks(path, graphs, backend, clock, measuring.settings, repeats)
-        exported = {}
+        exported_s = {}
         if backend.name == "onnxruntime" and processor == "cpu":
-            exported = _exported_seconds(_exported_files(run, graphs), clock, measuring.settings, threads)
+            exported_s = _exported_seconds(exported(), clock, measuring.settings, threads)
     finally:
         torch.set_num_threads(before)
     times = NetworkTimes.read(path)
@@ -140,11 +159,20 @@ def measure_here(
             found[name] = NetworkSeconds(
                 seconds=geometric_mean(each.latency_p50_s for each in of_network),
                 spread=float(np.mean([each.spread for each in of_network])) / len(of_network) ** 0.5,
-                exported_s=exported.get(name),
+                exported_s=exported_s.get(name),
             )
     if not found:
         raise ValueError(f"{backend.name} can run none of the front's networks: {'; '.join(times.failures.values())}")
     return found, _notes(device, clock)
+
+
+def why_elsewhere(predictor: LatencyPredictor) -> str | None:
+    """Why this machine cannot measure what is predicted, as a sentence without its full stop; None if it can."""
+    try:
+        _, processor = _runnable(predictor)
+    except ElsewhereError as error:
+        return str(error).removeprefix(f"{_NOTHING}: ")
+    return _elsewhere(predictor.device, processor)
 
 
 def read_times(path: Path, names: Sequence[str]) -> dict[str, NetworkSeconds]:
@@ -196,6 +224,27 @@ def write_models(graphs: Mapping[str, Graph], runtime: str, folder: Path) -> lis
     ]
 
 
+class ExportedRun:
+    """An exported ONNX file in ONNX Runtime, with the options under which graphs are measured."""
+
+    def __init__(self, path: Path, shape: Sequence[int], threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        image = np.random.default_rng(0).standard_normal(tuple(shape)).astype(np.float32)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(image))
+        self._binding.bind_output("logits")
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
 # ------------------------------------------------------------------------------------------------------------ private
 
 
@@ -208,7 +257,7 @@ def _runnable(predictor: LatencyPredictor) -> tuple[str, str]:
     name = predictor.runtime.name.removesuffix("_cuda")
     if name not in RUNTIMES:
         raise ElsewhereError(
-            f"nothing was measured: runtime {predictor.runtime.name!r} of device {predictor.device.name!r} cannot run "
+            f"{_NOTHING}: runtime {predictor.runtime.name!r} of device {predictor.device.name!r} cannot run "
             f"here; those that can be measured are {list(RUNTIMES)}"
         )
     processors = {str(table.header.options.get("processor", "cpu")) for table in predictor.tables}
@@ -218,19 +267,24 @@ def _runnable(predictor: LatencyPredictor) -> tuple[str, str]:
 
 def _check_here(device: Device, processor: str) -> None:
     """Raise ElsewhereError unless the device's own file says that it was measured on this machine's processor."""
+    if why := _elsewhere(device, processor):
+        raise ElsewhereError(
+            f"{_NOTHING}: {why}; give measured=times.csv, or hw=host to predict for and measure this machine, or "
+            "here=true if this machine is the device"
+        )
+
+
+def _elsewhere(device: Device, processor: str) -> str | None:
     machine = processor_name()
     if processor == "cuda":
         if not torch.cuda.is_available():
-            raise ElsewhereError(f"nothing was measured: device {device.name!r} is a GPU, and this machine has none")
+            return f"device {device.name!r} is a GPU, and this machine has none"
         machine = torch.cuda.get_device_name()
     said = device.reference.source if device.reference else ""
-    if f", {machine}," not in said:
-        measured = f"was measured elsewhere ({said})" if said else "was not measured on this machine"
-        raise ElsewhereError(
-            f"nothing was measured: device {device.name!r} ({device.description}) {measured}, and this machine is "
-            f"{machine}; give measured=times.csv, or hw=host to predict for and measure this machine, or here=true if "
-            "this machine is the device"
-        )
+    if f", {machine}," in said:
+        return None
+    measured = f"was measured elsewhere ({said})" if said else "was not measured on this machine"
+    return f"device {device.name!r} ({device.description}) {measured}, and this machine is {machine}"
 
 
 def _notes(device: Device, clock: Clock) -> list[str]:
@@ -267,31 +321,10 @@ def _exported_seconds(
     files: Mapping[str, tuple[Path, list[int]]], clock: Clock, settings: Settings, threads: int
 ) -> dict[str, float]:
     """Seconds of exported files, each built several times."""
-    runs = [(name, _ExportedRun(*each, threads)) for name, each in files.items() for _ in range(INSTANCES)]
+    runs = [(name, ExportedRun(*each, threads)) for name, each in files.items() for _ in range(INSTANCES)]
     rng = np.random.default_rng(settings.seed)
     visits = visit_all([each for _, each in runs], clock, rng, Effort(precision=settings.precision, max_visits=4))
     levels: dict[str, list[float]] = {}
     for (name, _), each in zip(runs, visits):
         levels.setdefault(name, []).extend(each.levels().tolist())
     return {name: float(np.median(found)) * clock.reference_s for name, found in levels.items()}
-
-
-class _ExportedRun:
-    """An exported ONNX file in ONNX Runtime, with the options under which graphs are measured."""
-
-    def __init__(self, path: Path, shape: Sequence[int], threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        image = np.random.default_rng(0).standard_normal(tuple(shape)).astype(np.float32)
-        self._binding = self._session.io_binding()
-        self._binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(image))
-        self._binding.bind_output("logits")
-
-    def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)

@@ -14,10 +14,10 @@ from nas.files import replacing
 from nas.report import style
 
 _COLOURS: Mapping[str, str] = {
-    "random": "#8a8f98", "nsga2": "#0072b2", "nsga2_50": "#56b4e9", "nsga3": "#cc79a7", "tpe": "#e69f00",
-    "gp": "#009e73", "predictor": "#d55e00",
+    "random": style.NEUTRAL, "nsga2": style.PALETTE["blue"], "nsga2_50": style.PALETTE["sky"],
+    "nsga3": style.PALETTE["pink"], "tpe": style.PALETTE["orange"], "gp": style.PALETTE["green"],
+    "predictor": style.PALETTE["red"],
 }  # fmt: skip
-"""Of Okabe and Ito, which people who confuse colours tell apart."""
 _OTHER = "#25282e"
 _NUM_PLACES = 60
 _FIRST = 10

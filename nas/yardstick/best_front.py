@@ -2,8 +2,10 @@
 
 `ln(ceiling - accuracy)` of the surrogate is a sum over stages and over pairs of their depths, and so are costs that add
 up. So all networks need not be looked at: of a stage with a given depth only the rows that no other row beats in both
-sums can be part of the front, and the same holds for stages put together. That gives the whole front. Costs that are
-the larger of several sums, and further bounds, leave an integer program for each of some bounds on the cost.
+sums can be part of the front, and the same holds for stages put together. That gives the whole front. The host of a
+device that queues kernels takes as long for all networks of the same depths, so its sum changes nothing of that. Other
+costs that are the larger of several sums, and further bounds, leave an integer program for each of some bounds on the
+cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,8 @@ NUM_BOUNDS = 24
 
 _NUM_CHECKED = 64
 _TOLERANCE = 1e-8
+_ROUNDING = 1e-12
+"""One sum in two orders."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -78,8 +82,8 @@ def best_front(
 ) -> BestFront:
     """The front of error against a cost of all networks that meet the task's constraints.
 
-    Whole where the cost is one sum and nothing but the cost is bounded. Else the most accurate network is found for
-    each of `NUM_BOUNDS` bounds on the cost.
+    Whole where the cost is one sum, or the larger of one and others that depths alone decide, and nothing but the cost
+    is bounded. Else the most accurate network is found for each of `NUM_BOUNDS` bounds on the cost.
 
     Args:
         time_limit_s: of all integer programs together.
@@ -92,9 +96,11 @@ def best_front(
     if metric_named(cost).maximise:
         raise NoYardstickError(f"the front of error against {metric_named(cost).title}, a quotient, is not computed")
     sums, logs = _stage_sums(task, surrogate)
-    parts = sums.parts(cost)
-    if len(parts) == 1 and set(task.constraints) <= {cost}:
-        return _whole_front(task, surrogate, sums, logs, parts[0], cost)
+    varying, *others = sums.parts(cost)
+    by_depth = [_by_depth(_stages(task.space), sums, each) for each in others]
+    if None not in by_depth and set(task.constraints) <= {cost}:
+        floors = [(each.constant, table) for each, table in zip(others, by_depth) if table is not None]
+        return _whole_front(task, surrogate, sums, logs, varying, floors, cost)
     return _front_by_bounds(task, surrogate, sums, logs, cost, time_limit_s / (NUM_BOUNDS + 2))
 
 
@@ -187,16 +193,21 @@ class _Partial:
 
 
 def _whole_front(
-    task: SearchTask, surrogate: Surrogate, sums: CostSums, logs: Sum, cost_sum: Sum, cost: str
+    task: SearchTask,
+    surrogate: Surrogate,
+    sums: CostSums,
+    logs: Sum,
+    cost_sum: Sum,
+    floors: Sequence[tuple[float, Sequence[Mapping[int, float]]]],
+    cost: str,
 ) -> BestFront:
+    """The cost is `cost_sum`, or a floor where that is larger: its constant and an amount for each stage's depth."""
     stages = _stages(task.space)
     partials: dict[tuple[int, ...], _Partial] = {
         (): _Partial(np.zeros(1), np.zeros(1), np.zeros((1, 0), dtype=np.int32))
     }
     for number, knobs in enumerate(stages):
-        indices_RK = row_indices(knobs, sums.choices)
-        depth_at = [place for place, knob in enumerate(knobs) if knob.endswith("_depth")]
-        depth_R = indices_RK[:, depth_at[0]] if depth_at else np.zeros(len(indices_RK), dtype=np.int64)
+        depth_R = _depths(knobs, sums)
         of_depth = {}
         for depth in np.unique(depth_R):
             rows = np.flatnonzero(depth_R == depth)
@@ -209,7 +220,12 @@ def _whole_front(
             for before, partial in partials.items()
             for depth, rows in of_depth.items()
         }
-    cost_N = np.concatenate([each.cost_N for each in partials.values()])
+    cost_N = np.concatenate(
+        [
+            np.maximum(cost_sum.constant + partial.cost_N, _largest_floor(floors, depths))
+            for depths, partial in partials.items()
+        ]
+    )
     log_N = np.concatenate([each.log_N for each in partials.values()])
     rows_NS = np.concatenate([each.rows_NS for each in partials.values()])
     front = rows_NS[_unbeaten(cost_N, log_N)]
@@ -240,6 +256,33 @@ def _whole_front(
         whole=True,
         outer_ND=losses_ND,
     )
+
+
+def _depths(knobs: Sequence[str], sums: CostSums) -> NDArray[np.int64]:
+    """Index of the stage's depth in each row of its table; 0 where it has no such knob."""
+    indices_RK = row_indices(knobs, sums.choices)
+    at = [place for place, knob in enumerate(knobs) if knob.endswith("_depth")]
+    return indices_RK[:, at[0]] if at else np.zeros(len(indices_RK), dtype=np.int64)
+
+
+def _by_depth(stages: Sequence[tuple[str, ...]], sums: CostSums, part: Sum) -> list[dict[int, float]] | None:
+    """By stage the amount of each depth, where that is the same for all rows of the depth; None where it is not."""
+    found = []
+    for knobs, amounts_R in zip(stages, part.amounts):
+        depth_R = _depths(knobs, sums)
+        least, most = (
+            {int(depth): float(pick(amounts_R[depth_R == depth])) for depth in np.unique(depth_R)}
+            for pick in (np.min, np.max)
+        )
+        if any(most[depth] - least[depth] > _ROUNDING * abs(most[depth]) for depth in most):
+            return None
+        found.append(most)
+    return found
+
+
+def _largest_floor(floors: Sequence[tuple[float, Sequence[Mapping[int, float]]]], depths: tuple[int, ...]) -> float:
+    of_depths = [constant + sum(of[depth] for of, depth in zip(amounts, depths)) for constant, amounts in floors]
+    return max(of_depths, default=0.0)
 
 
 def _pair_log(sums: CostSums, logs: Sum, stages: Sequence[tuple[str, ...]], depths: tuple[int, ...]) -> float:

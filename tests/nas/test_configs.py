@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+import nas.compare.__main__  # registers its schema
 import nas.search
 import nas.train
 from nas.cli import plain_mapping
@@ -55,8 +56,26 @@ def test_every_group_has_options_and_each_composes_to_the_content_of_its_file(gr
 
 def test_all_files_of_configs_are_in_a_group_or_belong_to_a_command() -> None:
     folder = shipped("hw").parent
-    assert sorted(path.stem for path in folder.glob("*.yaml")) == ["finish", "rank", "search", "train", "verify"]
-    assert {path.parent.name for path in folder.glob("*/**/*.yaml")} == {*GROUPS, "against"}
+    commands = ["compare", "finish", "rank", "search", "train", "verify"]
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == commands
+    assert {path.parent.name for path in folder.glob("*/**/*.yaml")} == {*GROUPS, "against", "yardstick"}
+
+
+@pytest.mark.parametrize("option", options("yardstick"))
+def test_every_yardstick_composes_and_builds(option: str) -> None:
+    mapping = composed("compare", "hw=v100", f"yardstick={option}")["yardstick"]
+    assert mapping == read_yaml(shipped("yardstick") / f"{option}.yaml")
+    assert instance_from_mapping(mapping, "source", "yardstick") is not None
+
+
+def test_a_comparison_has_the_groups_and_keys_of_a_search_as_far_as_both_have_them() -> None:
+    compare, search = composed("compare", "hw=v100"), composed("search", "hw=v100")
+    only = {"yardstick", "strategies", "baseline", "num_seeds", "jobs", "sweep"}
+    assert {*compare} - {*search} == only
+    assert {*search} - {*compare} == {"objectives", "storage", "num_workers", "warm_start", "study_name"}
+    assert {key: compare[key] for key in compare if key not in only} == {
+        key: search[key] for key in search if key in compare
+    }
 
 
 @pytest.mark.parametrize("name", options("hw"))
@@ -116,6 +135,9 @@ def test_the_train_command_has_the_supernet_of_the_search_by_default() -> None:
 
 def test_the_schemas_and_the_files_have_the_same_defaults() -> None:
     search = composed("search", "hw=v100")
+    compare = composed("compare", "hw=v100")
+    for key in ("deploy", "baseline", "num_trials", "num_seeds", "seed", "jobs", "sweep", "run_dir"):
+        assert OmegaConf.to_container(OmegaConf.structured(nas.compare.__main__.CompareConfig))[key] == compare[key]  # type: ignore[call-overload,index]
     for key in ("deploy", "num_trials", "seed", "run_dir"):
         assert OmegaConf.to_container(OmegaConf.structured(nas.search.SearchConfig))[key] == search[key]  # type: ignore[call-overload,index]
     assert set(nas.train.TrainConfig.__annotations__) == set(composed("train"))

@@ -229,7 +229,7 @@ def test_a_search_with_it_reads_neither_data_nor_training(monkeypatch: pytest.Mo
         config = plain_mapping(compose("search", overrides))
     config |= {"data": {"source": "no.such.Data"}, "training": {"nonsense": 1}}
     job = job_from_mapping(config)
-    assert job.data is job.recipe is None
+    assert job.inputs.data is job.inputs.recipe is None
     result = search_from_mapping(config, command="python -m nas.search")
     errors = [each.metrics["error"] for each in result.candidates]
     assert max(errors) < 0.30
