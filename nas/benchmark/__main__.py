@@ -15,33 +15,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import optuna
 from rich.console import Console
 
 from nas.benchmark import nasbench201, ofa, speed, workers
+from nas.benchmark.command import exit_code_of
 from nas.benchmark.processes import run_all
 from nas.benchmark.results import Run, is_done, read_runs
 from nas.benchmark.searching import PREDICTOR
 from nas.benchmark.summary import Asked, after_sentence, best_of, table_of, until_sentence
 
-_PASS_WIDTH = 180
 _BASELINE = "nsga2"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console(width=None if sys.stdout.isatty() else _PASS_WIDTH)
-    try:
-        options.run(options, console)
-    except (ValueError, OSError) as error:
-        print(f"nas.benchmark: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of("nas.benchmark", partial(options.run, options))
 
 
 # ------------------------------------------------------------------------------------------------------------ private

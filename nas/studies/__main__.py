@@ -14,13 +14,10 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-import optuna
-from rich.console import Console
-
+from nas.benchmark.command import exit_code_of
 from nas.studies import claims, digits, nasbench201, ofa, timm
-
-_PASS_WIDTH = 180
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,17 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     options.command = shlex.join(["python", "-m", "nas.studies", *given])
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console(width=None if sys.stdout.isatty() else _PASS_WIDTH)
-    try:
-        options.run(options, console)
-    except (ValueError, OSError) as error:
-        print(f"nas.studies: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of("nas.studies", partial(options.run, options))
 
 
 # ------------------------------------------------------------------------------------------------------------ private
