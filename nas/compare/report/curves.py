@@ -76,9 +76,14 @@ class Band:
 
 def colors(comparison: Comparison) -> dict[str, str]:
     """By strategy: the same wherever it is drawn."""
-    others = [each.name for each in comparison.strategies if each.name not in _COLORS]
+    return colors_of([each.name for each in comparison.strategies])
+
+
+def colors_of(strategies: Sequence[str]) -> dict[str, str]:
+    """By a strategy's name."""
+    others = [name for name in strategies if name not in _COLORS]
     own = {name: _OTHER_COLORS[at % len(_OTHER_COLORS)] for at, name in enumerate(others)}
-    return {each.name: _COLORS.get(each.name) or own[each.name] for each in comparison.strategies}
+    return {name: _COLORS.get(name) or own[name] for name in strategies}
 
 
 def front_curves(comparison: Comparison) -> dict[str, FrontCurves]:
@@ -215,7 +220,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     >>> log_ticks(2.0, 9.0), log_ticks(1.03, 1.29)
     ([2.0, 3.0, 4.0, 5.0, 7.0], [1.05, 1.1, 1.15, 1.2, 1.25])
     """
-    if high < 2.0 * low:
+    if high < 3.0 * low:
         step = next(each for power in range(-9, 12) for each in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
                     if (high - low) / each < 7.0)  # fmt: skip
         return [round(step * at, 9) for at in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]

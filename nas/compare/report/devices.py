@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from nas.compare.records import Estimate
-from nas.compare.report.curves import bounds_of
+from nas.compare.report.curves import bounds_of, colors_of
 from nas.compare.report.sentences import MAIN
 from nas.compare.report.tables import COMPARE_FILE, Cell, csv_text
 from nas.compare.report.verdict import Verdict
@@ -27,7 +27,6 @@ from predictors.explanation.text import number_text
 PICTURE_FILE = "devices.png"
 
 _FIRST = (MAIN, "latency_only")
-_COLORS = (style.PALETTE["red"], style.PALETTE["blue"], *(style.PALETTE[name] for name in ("green", "pink", "orange")))
 _SHOWN = (
     "claim", "headline_accuracy_percent", "headline_latency_vs_baseline_percent",
     "headline_latency_vs_baseline_low_percent", "headline_latency_vs_baseline_high_percent",
@@ -167,7 +166,7 @@ def devices_figure(devices: Sequence[DeviceRows]) -> go.Figure:
     """Time beside the baseline's of every device and strategy."""
     strategies = strategies_of(devices)
     figure = figure_of(height=140 + len(devices) * (24 + 16 * len(strategies)), hovermode="closest")
-    for at, (name, color) in enumerate(zip(strategies, _colors(strategies))):
+    for at, (name, color) in enumerate(colors_of(strategies).items()):
         marks = _marks(devices, name, at, len(strategies))
         figure.add_trace(
             go.Scatter(
@@ -202,19 +201,18 @@ def devices_picture(devices: Sequence[DeviceRows]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=style.GRID, axis="x")
     axes.set_axisbelow(True)
-    for at, (name, color) in enumerate(zip(strategies, _colors(strategies))):
-        label: str | None = name
+    for at, (name, color) in enumerate(colors_of(strategies).items()):
+        axes.plot([], [], "o-", color=color, markersize=6, linewidth=1.5, label=name)
         for each in _marks(devices, name, at, len(strategies)):
             minus, plus = bounds_of(each.away)
             axes.errorbar(
                 [each.away.value], [each.at], xerr=[[minus], [plus]], fmt="o", color=color, capsize=2.5, elinewidth=1.5,
-                markersize=6, markerfacecolor=color if each.is_claimed else "white", label=label,
+                markersize=6, markerfacecolor=color if each.is_claimed else "white",
             )  # fmt: skip
-            label = None
     axes.axvline(0.0, color=style.INK, linewidth=1.2)
     axes.set_yticks(range(len(devices)), [_row_name(device).replace("$", r"\$") for device in devices])
     axes.set_ylim(len(devices) - 0.45, -0.55)
-    axes.set_xlabel("time beside the baseline's networks at equal accuracy (%); left is faster, hollow claims nothing")
+    axes.set_xlabel("time beside the baseline's networks at equal accuracy (%)\nleft is faster; hollow claims nothing")
     figure.legend(loc="outside lower left", ncols=min(len(strategies), 5), frameon=False, fontsize=9)
     return figure
 
@@ -276,10 +274,6 @@ def _row_name(device: DeviceRows) -> str:
 
 def _link(device: DeviceRows, text: str) -> str:
     return f'<a href="{quote(device.folder)}/report.html">{escape(text)}</a>'
-
-
-def _colors(strategies: Sequence[str]) -> list[str]:
-    return [_COLORS[at % len(_COLORS)] for at in range(len(strategies))]
 
 
 def _number(text: str) -> float:
