@@ -37,7 +37,7 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 def front_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Figure:
     """Error against latency: all candidates, the front, the chosen subnets."""
-    figure, axes = _figure(7.5, 5.2)
+    figure, axes = picture_of(7.5, 5.2)
     on_front = set(result.front)
     rest = [each for index, each in enumerate(result.candidates) if each.feasible and index not in on_front]
     infeasible = [each for each in result.candidates if not each.feasible]
@@ -71,7 +71,7 @@ def front_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Figur
 
 def hypervolume_picture(result: SearchResult) -> Figure:
     """Hypervolume of the front after each candidate, as a share of the last one."""
-    figure, axes = _figure(7.5, 3.6)
+    figure, axes = picture_of(7.5, 3.6)
     axes.step(range(1, len(result.hypervolumes) + 1), relative_hypervolumes(result), where="post", color=style.FRONT)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("candidates evaluated")
@@ -88,7 +88,7 @@ def kernels_picture(chosen: Sequence[ChosenSubnet]) -> Figure:
     figure.set_layout_engine("constrained", w_pad=0.15)
     panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
     for axes, subnet in zip(panels, chosen):
-        _style(axes)
+        plain_axes(axes)
         by_kind = time_by_kind(subnet.prediction)
         left = [0.0] * len(kinds)
         for provenance in PROVENANCES:
@@ -110,7 +110,7 @@ def kernels_picture(chosen: Sequence[ChosenSubnet]) -> Figure:
 
 def roofline_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Figure:
     """Attained FLOP/s against FLOP per byte, both logarithmic: the device's roofs and the kernels of some networks."""
-    figure, axes = _figure(7.5, 6.4)
+    figure, axes = picture_of(7.5, 6.4)
     low, high = intensity_range(result.predictor.device, result.predictor.dtype, [each.prediction for each in chosen])
     handles: list[Line2D] = []
     for roof, (_, dash) in zip(roofs(result.predictor.device, result.predictor.dtype), cycle(style.DASHES)):
@@ -138,21 +138,23 @@ def roofline_picture(result: SearchResult, chosen: Sequence[ChosenSubnet]) -> Fi
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------------ private
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def picture_of(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with plain axes."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    plain_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """A light grid, and no frame at the top and the right."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e7ecf0")
+    axes.grid(color=style.GRID)
     axes.set_axisbelow(True)
     axes.title.set_fontsize(11)
+
+
+# ------------------------------------------------------------------------------------------------------------ private
 
 
 def _points(group: Sequence[Candidate]) -> tuple[list[float], list[float]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nas.objectives import metric_named
 from nas.report import style
 from nas.report.breakdown import axis_title, constraint_texts, error_axis_title, error_name, metric_text, staircase
+from nas.report.pictures import picture_of
 from nas.result import SearchResult
 from nas.yardstick import EQUAL, Distance, FrontDistance, LeastDistance
 from predictors.explanation.document import figure_html, table
@@ -85,11 +86,7 @@ def best_front_figure(result: SearchResult, front: FrontDistance) -> go.Figure:
 def best_front_picture(result: SearchResult, front: FrontDistance) -> Figure:
     """The same as a PNG would show it."""
     best, cost = front.trade_off, front.trade_off.objectives[1]
-    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=style.GRID)
-    axes.set_axisbelow(True)
+    figure, axes = picture_of(7.5, 4.6)
     candidates = [each.metrics for each in result.candidates if each.feasible]
     scale = metric_named(cost).scale
     axes.plot(

@@ -19,7 +19,7 @@ from nas.compare.report.verdict import Verdict
 from nas.compare.report.wording import p_text, signed_percent_text
 from nas.files import one_at_a_time, write_text
 from nas.report import style
-from nas.report.pictures import save_picture
+from nas.report.pictures import picture_of, save_picture
 from predictors.explanation.document import document, figure_html, section, table
 from predictors.explanation.figures import figure_of
 from predictors.explanation.text import number_text
@@ -196,11 +196,8 @@ def devices_figure(devices: Sequence[DeviceRows]) -> go.Figure:
 def devices_picture(devices: Sequence[DeviceRows]) -> Figure:
     """The same as a PNG."""
     strategies = strategies_of(devices)
-    figure = Figure(figsize=(8.2, 1.7 + len(devices) * (0.26 + 0.14 * len(strategies))), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=style.GRID, axis="x")
-    axes.set_axisbelow(True)
+    figure, axes = picture_of(8.2, 1.7 + len(devices) * (0.26 + 0.14 * len(strategies)))
+    axes.grid(False, axis="y")
     for at, (name, color) in enumerate(colors_of(strategies).items()):
         axes.plot([], [], "o-", color=color, markersize=6, linewidth=1.5, label=name)
         for each in _marks(devices, name, at, len(strategies)):

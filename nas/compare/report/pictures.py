@@ -33,6 +33,7 @@ from nas.compare.report.curves import (
     whys_of,
 )
 from nas.report import style
+from nas.report.pictures import picture_of, plain_axes
 from predictors.explanation.text import number_text, share_text
 
 _LABEL_GAP = 0.052
@@ -58,7 +59,7 @@ def pictures_of(comparison: Comparison) -> dict[str, Callable[[Comparison], Figu
 
 def fronts_picture(comparison: Comparison) -> Figure:
     """What is judged against latency: each strategy's median attainment surface in its band, the best known front."""
-    figure, axes = _figure(8.2, 5.4)
+    figure, axes = picture_of(8.2, 5.4)
     curves, of_strategy = front_curves(comparison), colors(comparison)
     window = front_window(comparison, curves)
     for name, each in curves.items():
@@ -88,7 +89,7 @@ def fronts_picture(comparison: Comparison) -> Figure:
 def hypervolume_picture(comparison: Comparison) -> Figure:
     """A dot a seed, the mean with its interval, and what the strategy evaluated, had it known the latencies."""
     names, of_strategy = [each.name for each in comparison.strategies], colors(comparison)
-    figure, axes = _figure(7.5, 1.7 + 0.5 * len(names))
+    figure, axes = picture_of(7.5, 1.7 + 0.5 * len(names))
     for at, name in enumerate(names):
         standing, color = comparison.standings[name], of_strategy[name]
         volumes = 100.0 * standing.hypervolumes_S
@@ -134,7 +135,7 @@ def why_picture(comparison: Comparison) -> Figure:
     figure.set_layout_engine("constrained", w_pad=0.12)
     shares, intensity, depthwise = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.0), sharey=True)
     for axes in (shares, intensity, depthwise):
-        _style(axes)
+        plain_axes(axes)
         axes.grid(visible=False, axis="y")
     for at, each in enumerate(whys):
         left = 0.0
@@ -197,7 +198,7 @@ def sweep_picture(comparison: Comparison) -> Figure:
         ),
         (lower, [100.0 * point.memory_share for point in sweep.points], 100.0 * own.memory_share, BOUNDS["memory"]),
     ):
-        _style(axes)
+        plain_axes(axes)
         axes.plot(x, values, "o-", color=color, markersize=4.5, linewidth=1.8)
         axes.axvline(own.ridge_point, color=style.ACCENT, linestyle=":", linewidth=1.2)
         axes.plot([own.ridge_point], [at], "o", color=style.ACCENT, markersize=8, zorder=4)
@@ -227,7 +228,7 @@ def sweep_picture(comparison: Comparison) -> Figure:
 
 
 def _bands(comparison: Comparison, bands: Mapping[str, Band]) -> tuple[Figure, Axes]:
-    figure, axes = _figure(8.2, 4.6)
+    figure, axes = picture_of(8.2, 4.6)
     of_strategy = colors(comparison)
     for name, band in bands.items():
         if np.isfinite(band.low).all():
@@ -240,19 +241,6 @@ def _bands(comparison: Comparison, bands: Mapping[str, Band]) -> tuple[Figure, A
     ends = {name: float(band.y[-1]) for name, band in bands.items()}
     _label(axes, {**ends, comparison.baseline: 0.0}, of_strategy)
     return figure, axes
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=style.GRID)
-    axes.set_axisbelow(True)
 
 
 def _title(axes: Axes, title: str, below: str) -> None:
