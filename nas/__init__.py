@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy, SupernetAccuracy
+    from nas.compare.comparing import compare_strategies
     from nas.constraints import constraints_from_mapping
     from nas.data import load_data
     from nas.finishing import finish_run
@@ -31,6 +32,7 @@ _MODULES = {
     "SearchResult": "result",
     "SearchTask": "task",
     "SupernetAccuracy": "accuracy",
+    "compare_strategies": "compare.comparing",
     "constraints_from_mapping": "constraints",
     "finish_run": "finishing",
     "hypervolume": "pareto",
@@ -58,6 +60,7 @@ __all__ = [
     "SearchResult",
     "SearchTask",
     "SupernetAccuracy",
+    "compare_strategies",
     "constraints_from_mapping",
     "finish_run",
     "hypervolume",
