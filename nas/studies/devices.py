@@ -250,7 +250,7 @@ def _why(route: Route) -> Iterator[Part]:
             "traffic": "traffic, MB", "kernels": "kernels", "depthwise": "time in depthwise",
         },
     )  # fmt: skip
-    sentences = [f"* {text}" for each in route.comparisons if (text := sweep_sentence(each))]
+    sentences = [f"* {each.title}: {text}" for each in route.comparisons if (text := sweep_sentence(each))]
     if sentences:
         yield "Ridge points from which choosing by latency pays, found by sweeping each device's bandwidth:"
         yield "\n".join(sentences)
