@@ -59,14 +59,24 @@ ConfigStore.instance().store(name="search_schema", node=SearchConfig)
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="search")
 def main(config: DictConfig) -> None:
     with reported_errors():
-        from nas.job import check_device_name, search_from_mapping
-        from search_spaces.loading import check_space_name
+        from nas.job import search_from_mapping
 
-        choices = HydraConfig.get().runtime.choices
-        check_device_name(choices["hw"])
-        check_space_name(str(choices["space"]))
-        command = f"python -m nas.search {shlex.join(HydraConfig.get().overrides.task)}"
-        search_from_mapping(plain_mapping(config), command=command)
+        search_from_mapping(plain_mapping(config), command=checked_command("nas.search"))
+
+
+def checked_command(module: str) -> str:
+    """What the user typed, once the device and the space that Hydra chose are what their names say.
+
+    Raises:
+        ValueError: no device was chosen, or one of the user's own hides behind the name of a shipped one.
+    """
+    from nas.job import check_device_name
+    from search_spaces.loading import check_space_name
+
+    chosen = HydraConfig.get()
+    check_device_name(chosen.runtime.choices["hw"])
+    check_space_name(str(chosen.runtime.choices["space"]))
+    return f"python -m {module} {shlex.join(chosen.overrides.task)}"
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:

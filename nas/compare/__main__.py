@@ -3,17 +3,15 @@
 This module stays light, so that `--help` is quick; `nas.compare.job` does the work.
 """
 
-import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from nas.cli import plain_mapping, reported_errors, run_command
-from nas.search import DeployConfig, prepared
+from nas.search import DeployConfig, checked_command, prepared
 
 
 @dataclass
@@ -48,14 +46,8 @@ ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
 def main(config: DictConfig) -> None:
     with reported_errors():
         from nas.compare.job import compare_from_mapping
-        from nas.job import check_device_name
-        from search_spaces.loading import check_space_name
 
-        choices = HydraConfig.get().runtime.choices
-        check_device_name(choices["hw"])
-        check_space_name(str(choices["space"]))
-        command = f"python -m nas.compare {shlex.join(HydraConfig.get().overrides.task)}"
-        compare_from_mapping(plain_mapping(config), command=command)
+        compare_from_mapping(plain_mapping(config), command=checked_command("nas.compare"))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ SHOWN = (MACS, PARAMS, TRAFFIC, CALIBRATED)
 DATA, COSTS, DOCS = Path("../shared/data"), Path("outputs/studies/timm_costs.jsonl"), Path("docs/studies")
 
 
+_PICKED_HEADINGS = {
+    "precision": "precision", "recall": "recall", "price": "price", "price_ratio": f"price / {MACS}'", "price_p": "p",
+}  # fmt: skip
+_PICKED_FORMATS = {"precision": ".0%", "recall": ".0%", "price": ".2f", "price_ratio": ".2f", "price_p": ".3f"}
+"""Of the columns on what a cost picks, in two tables."""
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Measured:
     """Networks on one device that are judged, and how many were left by each step.
@@ -160,21 +167,13 @@ def parts_of(measured: Sequence[Measured], judged: Sequence[Sequence[Judged]]) -
                 "spearman_p": "p",
                 "kendall": "Kendall",
                 "picked": "picked",
-                "precision": "precision",
-                "recall": "recall",
-                "price": "price",
-                "price_ratio": f"price / {MACS}'",
-                "price_p": "p",
+                **_PICKED_HEADINGS,
             },
             formats={
                 "spearman": ".3f",
                 "kendall": ".3f",
                 "spearman_p": ".3f",
-                "precision": ".0%",
-                "recall": ".0%",
-                "price": ".2f",
-                "price_ratio": ".2f",
-                "price_p": ".3f",
+                **_PICKED_FORMATS,
             },
         ),
         "## Families",
@@ -204,19 +203,9 @@ def parts_of(measured: Sequence[Measured], judged: Sequence[Sequence[Judged]]) -
                 "device": "on",
                 "networks": "networks",
                 "cost": "cost",
-                "precision": "precision",
-                "recall": "recall",
-                "price": "price",
-                "price_ratio": f"price / {MACS}'",
-                "price_p": "p",
+                **_PICKED_HEADINGS,
             },
-            formats={
-                "precision": ".0%",
-                "recall": ".0%",
-                "price": ".2f",
-                "price_ratio": ".2f",
-                "price_p": ".3f",
-            },
+            formats=_PICKED_FORMATS,
         ),
         "## Predictions",
         Table(
