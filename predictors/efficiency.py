@@ -9,32 +9,31 @@ scaled by what kernels that were left out show.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, hypot, log, sqrt
+from math import exp, hypot, log
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.corrected_prior import MAX_KERNELS, CorrectedPrior, correct_prior
 from predictors.cost import Cost, kernel_cost
 from predictors.device import Device
 from predictors.features import SHAPE_VIEW, WORK_VIEW, view_features
 from predictors.features import kernel_features as kernel_features
 from predictors.fusion import Kernel
 from predictors.gaussian_process import Process, fit
+from predictors.log_estimate import LogEstimate
 from predictors.lookup_table import LookupTable
+from predictors.measured_range import MeasuredRange
 from predictors.roofline import roofline
+from predictors.transfer import Prior
 
 MIN_KERNELS = 8
-"""A class with fewer measured kernels than this is not interpolated."""
+"""A class with fewer measured kernels than this is not interpolated, but on GPUs: see `predictors.corrected_prior`."""
 
 DTYPE_STD = 0.3
 """Deviation of ln(efficiency) that a kernel in another dtype than the measured ones adds to theirs.
 
 Two Adrenos' float16 kernels miss their float32 ones, and those that add up in float32, by 0.25 to 0.29."""
-
-EXTRAPOLATION_STD = 0.15
-"""Deviation of ln(efficiency) for each factor e beyond the measured range of a size, of work or of traffic.
-
-From predicting the larger half of the kernels from the smaller on six CPU runtimes, two Adrenos and a V100."""
 
 EXTRAPOLATION_FACTOR = 4.0
 """From so many times the largest measured work or traffic on an `ExtrapolationWarning` is given.
@@ -52,8 +51,6 @@ _TUNING, _LARGE_TUNING, _FOLD_TUNING = 150, 400, 60
 """Kernels that hyperparameters are tuned on: of a class up to `_MAX_FOLDED`, of a larger one, and without a fold."""
 _WEIGHT_PRIOR, _SCALE_PRIOR = 40, 10
 """Kernels that even weights of the two processes, and deviations as they are, count for."""
-_RANGE = ("macs", "traffic", "weights", "positions", "channels", "channels_in")
-_WARNED_OF = 2  # the first of them: work and traffic
 
 _Array = NDArray[np.float64]
 
@@ -62,20 +59,13 @@ class ExtrapolationWarning(UserWarning):
     """A kernel lies far above what was measured, or is in another dtype; its estimate has a larger deviation."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogEstimate:
-    """ln(efficiency) and its standard deviation."""
-
-    mean: float
-    std: float
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class LearnedEfficiency:
     """What was learned by kernel class. `learn_efficiency` makes it; a class is fitted when it is first asked for."""
 
     device: Device
     measured: Mapping[str, "_Measured"]
+    corrected: Mapping[str, CorrectedPrior]
     _models: dict[str, "_Model"] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
@@ -101,9 +91,11 @@ class LearnedEfficiency:
                     unseen.setdefault(name, []).append(index)
         for name, members in unseen.items():
             model = self._model(name)
-            estimates = _predict(model, [kernels[index] for index in members], [costs[index] for index in members],
-                                 self.device)  # fmt: skip
-            for index, (mean, std, above) in zip(members, estimates):
+            some, their_costs = [kernels[index] for index in members], [costs[index] for index in members]
+            for index, estimate in zip(members, model.at(some, their_costs)):
+                if estimate is None:
+                    continue
+                mean, std, above = estimate
                 is_other_dtype = kernels[index].dtype not in model.dtypes
                 if is_other_dtype:
                     std = hypot(std, DTYPE_STD)
@@ -112,8 +104,8 @@ class LearnedEfficiency:
                 found[index] = LogEstimate(mean, std)
         return found
 
-    def _model(self, name: str) -> "_Model":
-        model = self._models.get(name)
+    def _model(self, name: str) -> "_Model | CorrectedPrior":
+        model = self.corrected.get(name) or self._models.get(name)
         if model is None:
             model = self._models[name] = _fit_class(self.measured[name], self.device)
         return model
@@ -131,40 +123,28 @@ class LearnedEfficiency:
         )
 
 
-def learn_efficiency(tables: Sequence[LookupTable], device: Device) -> LearnedEfficiency:
-    """What the tables say of each kernel class with at least `MIN_KERNELS` measured kernels."""
+def learn_efficiency(tables: Sequence[LookupTable], device: Device, prior: Prior | None = None) -> LearnedEfficiency:
+    """What the tables say of each kernel class with at least `MIN_KERNELS` measured kernels, on GPUs with any.
+
+    Args:
+        prior: what other GPUs say; None takes the shipped prior.
+    """
     kinds: dict[str, dict[Kernel, tuple[float, float]]] = {}
     for table in tables:
         for kernel, entry in table.entries.items():
             kinds.setdefault(kernel.kind, {})[kernel] = entry.latency_p50_s, entry.spread
-    measured = {}
+    measured, corrected = {}, {}
     for kind, found in kinds.items():
         for name, kernels in _parts(kind, list(found)).items():
-            if len(kernels) >= MIN_KERNELS:
-                costs = [kernel_cost(kernel, device.channel_alignment) for kernel in kernels]
-                seconds, spreads = zip(*(found[kernel] for kernel in kernels))
-                measured[name] = _Measured(
-                    kernels=kernels, costs=costs, measured_s_K=np.array(seconds), spread_K=np.array(spreads)
-                )
-    return LearnedEfficiency(device, measured)
-
-
-def combine(measured_log: float, spread: float, interpolated: LogEstimate | None) -> LogEstimate:
-    """A measurement smoothed by its neighbours: both weighted by the inverse of their variance, in log space.
-
-    The two must be independent: `interpolated` is what other kernels say. A clean measurement (spread 0) is kept.
-    """
-    if interpolated is None or spread == 0.0:
-        return LogEstimate(measured_log, spread)
-    trust = interpolated.std**2 / (interpolated.std**2 + spread**2)
-    mean = trust * measured_log + (1.0 - trust) * interpolated.mean
-    return LogEstimate(mean, sqrt(trust) * spread)
-
-
-def latency_of(roofline_s: float, log_efficiency: LogEstimate) -> tuple[float, float]:
-    """Seconds and their standard deviation from a roofline time and ln(efficiency)."""
-    latency_s = roofline_s * exp(-log_efficiency.mean)
-    return latency_s, latency_s * log_efficiency.std
+            costs = [kernel_cost(kernel, device.channel_alignment) for kernel in kernels]
+            seconds, spreads = zip(*(found[kernel] for kernel in kernels))
+            own = _Measured(kernels=kernels, costs=costs, measured_s_K=np.array(seconds), spread_K=np.array(spreads))
+            by_prior = _corrected(own, device, prior) if len(kernels) <= MAX_KERNELS else None
+            if by_prior is not None:
+                corrected[name] = by_prior
+            if by_prior is not None or len(kernels) >= MIN_KERNELS:
+                measured[name] = own
+    return LearnedEfficiency(device, measured, corrected)
 
 
 # ------------------------------------------------------------------------------------------------------------ private
@@ -196,17 +176,32 @@ class _Model:
     Attributes:
         shape_weight: of the process over shapes; the other has the rest.
         std_scale: factor on the processes' deviations.
-        least_R, most_R: logs of the measured range of the features `_RANGE`.
         left_out: each measured kernel as the others predict it.
     """
 
+    device: Device
     members: _Members
     shape_weight: float
     std_scale: float
-    least_R: _Array
-    most_R: _Array
+    measured_range: MeasuredRange
     left_out: Mapping[Kernel, LogEstimate]
     dtypes: frozenset[str]
+
+    def at(self, kernels: Sequence[Kernel], costs: Sequence[Cost]) -> list[tuple[float, float, float]]:
+        """ln(efficiency), its deviation, and ln(factor) above the most work or traffic that was measured."""
+        shape_KF, work_KF = _views(kernels, costs, self.device)
+        terms_KT, roofline_K = _terms_s(kernels, costs, self.device), _roofline_log(kernels, costs, self.device)
+        means_MK, stds_MK = _at_members(self.members, shape_KF, work_KF, terms_KT, roofline_K)
+        mix_M = np.array([self.shape_weight, 1.0 - self.shape_weight])
+        above_K, beyond_std_K = self.measured_range.outside(work_KF)
+        std_K = np.hypot(self.std_scale * (mix_M @ stds_MK), beyond_std_K)
+        return list(zip((mix_M @ means_MK).tolist(), std_K.tolist(), above_K.tolist()))
+
+
+def _corrected(measured: _Measured, device: Device, prior: Prior | None) -> CorrectedPrior | None:
+    kernels, costs = measured.kernels, measured.costs
+    target_K = _roofline_log(kernels, costs, device) - np.log(measured.measured_s_K)
+    return correct_prior(kernels, costs, target_K, measured.spread_K, device, prior)
 
 
 def _parts(kind: str, kernels: list[Kernel]) -> dict[str, list[Kernel]]:
@@ -238,10 +233,6 @@ def _class_of(kernel: Kernel, known: Mapping[str, object]) -> str | None:
 def _views(kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device) -> tuple[_Array, ...]:
     units = int(device.compute_units.value) if device.compute_units else None
     return view_features(kernels, costs, (SHAPE_VIEW, WORK_VIEW), units)
-
-
-def _ranged(work_KF: _Array) -> _Array:
-    return work_KF[:, [WORK_VIEW.index(name) for name in _RANGE]]
 
 
 def _terms_s(kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device) -> _Array:
@@ -341,13 +332,12 @@ def _fit_class(measured: _Measured, device: Device) -> _Model:
     mix_M = np.array([weight, 1.0 - weight])
     scale = _std_scale(np.abs(mix_M @ apart_MK), mix_M @ apart_std_MK, spread_K)
     estimates = zip(kernels, target_K - mix_M @ error_MK, scale * (mix_M @ std_MK))
-    ranged_KR = _ranged(work_KF)
     return _Model(
+        device=device,
         members=members,
         shape_weight=weight,
         std_scale=scale,
-        least_R=ranged_KR.min(0),
-        most_R=ranged_KR.max(0),
+        measured_range=MeasuredRange.of(work_KF),
         left_out={kernel: LogEstimate(float(mean), float(std)) for kernel, mean, std in estimates},
         dtypes=frozenset(kernel.dtype for kernel in kernels),
     )
@@ -375,20 +365,3 @@ def _std_scale(error_K: _Array, std_K: _Array, spread_K: _Array) -> float:
     best = int(np.argmin(np.abs(np.log(within_one_S * within_two_S / 2.0))))
     telling = float(((std_K**2 / (std_K**2 + spread_K**2)) ** 2).sum())
     return float(_SCALES[best] ** (telling / (telling + _SCALE_PRIOR)))
-
-
-def _predict(
-    model: _Model, kernels: Sequence[Kernel], costs: Sequence[Cost], device: Device
-) -> list[tuple[float, float, float]]:
-    """Mean, deviation, and how far above the most work or traffic measured (ln of the factor) each kernel is."""
-    shape_KF, work_KF = _views(kernels, costs, device)
-    means_MK, stds_MK = _at_members(
-        model.members, shape_KF, work_KF, _terms_s(kernels, costs, device), _roofline_log(kernels, costs, device)
-    )
-    mix_M = np.array([model.shape_weight, 1.0 - model.shape_weight])
-    ranged_KR = _ranged(work_KF)
-    above_KR, below_KR = ranged_KR - model.most_R, model.least_R - ranged_KR
-    above_K = np.maximum(above_KR[:, :_WARNED_OF].max(1), 0.0)
-    beyond_K = np.maximum(np.maximum(above_KR, below_KR).max(1), 0.0)
-    std_K = np.hypot(model.std_scale * (mix_M @ stds_MK), EXTRAPOLATION_STD * beyond_K)
-    return list(zip((mix_M @ means_MK).tolist(), std_K.tolist(), above_K.tolist()))

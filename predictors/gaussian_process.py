@@ -66,7 +66,9 @@ class Process:
         return self.weights_K / precision_K, 1.0 / np.sqrt(precision_K)
 
 
-def fit(features_KF: _Array, target_K: _Array, spread_K: _Array, max_tuning: int = 150) -> Process:
+def fit(
+    features_KF: _Array, target_K: _Array, spread_K: _Array, max_tuning: int = 150, mean: float | None = None
+) -> Process:
     """Fit a process to observations, each with a noise of its own beside that which all share.
 
     Args:
@@ -74,12 +76,13 @@ def fit(features_KF: _Array, target_K: _Array, spread_K: _Array, max_tuning: int
         target_K: what was observed.
         spread_K: standard deviation of each observation.
         max_tuning: the hyperparameters are tuned on at most that many observations, drawn with a fixed seed.
+        mean: what is expected far from all observations; None takes the observations' median.
     """
     shift_F = features_KF.mean(0)
     deviation_F = features_KF.std(0)
     scale_F = np.where(deviation_F > 1e-9, deviation_F, 1.0)
     points_KF = (features_KF - shift_F) / scale_F
-    mean = float(np.median(target_K))
+    mean = float(np.median(target_K)) if mean is None else mean
     residual_K, variance_K = target_K - mean, spread_K**2
 
     chosen = np.arange(len(target_K))

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from predictors.class_terms import efficiency_names
 from predictors.cost import Cost, kernel_cost
 from predictors.device import ANY_CLASS, ClassEfficiency, Device
-from predictors.efficiency import LearnedEfficiency, LogEstimate, combine, latency_of, learn_efficiency
+from predictors.efficiency import LearnedEfficiency, learn_efficiency
 from predictors.fitted_rates import FittedRates
 from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime, names_that_follow, only_reader
 from predictors.graph import Graph
+from predictors.log_estimate import LogEstimate, combine, latency_of
 from predictors.lookup_table import LookupTable
 from predictors.operators import Unknown
 from predictors.predict_many import (
@@ -443,11 +444,7 @@ class LatencyPredictor:
         """ln(efficiency) of a kernel that no table tells of, and whose errors it shares."""
         classes = self.device.efficiency.get(kernel.dtype, {})
         known = next((classes[name] for name in (*efficiency_names(kernel), ANY_CLASS) if name in classes), None)
-        if (
-            not classes
-            and not self._tables_in(kernel.dtype)
-            and (prior := transferred(kernel, cost, self.device)) is not None
-        ):
+        if not classes and (prior := transferred(kernel, cost, self.device)) is not None:
             return prior, "other GPUs"
         efficiency = known or _unknown_efficiency(self.device)
         class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)

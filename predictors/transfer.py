@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
-from math import log, prod, sqrt
+from math import hypot, inf, log, prod
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from predictors.cost import Cost, bytes_per_element
 from predictors.device import Device
-from predictors.efficiency import LogEstimate
 from predictors.fusion import Kernel
+from predictors.log_estimate import LogEstimate
 from predictors.mapping import check_keys
 from predictors.operators import Activation, Conv2d, Elementwise, Linear, MatMul, Normalization, Operator, Softmax
 from predictors.paths import shipped
@@ -39,6 +39,13 @@ RUNTIME, DTYPE = "torch_eager", "float32"
 
 ELSEWHERE_STD = 0.4
 """Further deviation of ln(seconds) for what was not measured: another runtime or dtype, windows but 3x3 at stride 1."""
+
+FEW_GPUS = 1.3
+"""The deviation among so few GPUs is itself uncertain: Student's t in place of the normal distribution makes intervals
+of 68 % 1.2 times and of 95 % 1.6 times as wide for four of them; between the two."""
+
+LAUNCH_STD = 0.35
+"""Of ln(seconds) where launching decides: of five machines four agreed within 12 % and one took 1.5 times as long."""
 
 TILES = ((128, 64), (64, 64), (128, 32), (32, 32))
 SPLITS = (1, 2, 4, 8)
@@ -142,18 +149,22 @@ class Prior:
     def log_seconds(self, name: str, work: Work, gpu: Gpu) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of ln(seconds) over all but the slowest of the measured GPUs, and its deviation, for N kernels.
 
-        std^2 = mean squared distance of all M from it * (M + 1) / (M - 1) + scatter^2. The slowest is left out of the
-        mean since GPUs fall behind their peaks for reasons of their own: a throttled card, a slow host, an old library.
+        std^2 = mean squared distance of all M from it * (M + 1) / (M - 1) * FEW_GPUS^2 + scatter^2 + (LAUNCH_STD *
+        share of the time that launching takes)^2. The slowest is left out of the mean since GPUs fall behind their
+        peaks for reasons of their own: a throttled card, a slow host, an old library.
 
         Args:
             name: of the class.
             work, gpu: N kernels and their GPUs, shape (N, 1), or numbers.
         """
-        found_NM = np.sort(np.log(kernel_s(self.shares[name], work, gpu)), axis=-1)
+        seconds_NM = kernel_s(self.shares[name], work, gpu)
+        launching_s = np.maximum(self.shares[name].host_s, self.shares[name].start_s)
+        launching_N = np.minimum(launching_s / seconds_NM, 1.0).mean(axis=-1)
+        found_NM = np.sort(np.log(seconds_NM), axis=-1)
         num_gpus = found_NM.shape[-1]
         mean_N = found_NM[..., : max(num_gpus - 1, 1)].mean(axis=-1)
         between_N = ((found_NM - mean_N[..., None]) ** 2).mean(axis=-1) * (num_gpus + 1) / max(num_gpus - 1, 1)
-        return mean_N, np.sqrt(between_N + self.scatter[name] ** 2)
+        return mean_N, np.sqrt(FEW_GPUS**2 * between_N + self.scatter[name] ** 2 + (LAUNCH_STD * launching_N) ** 2)
 
 
 def transferred(kernel: Kernel, cost: Cost, device: Device, prior: Prior | None = None) -> LogEstimate | None:
@@ -169,9 +180,14 @@ def transferred(kernel: Kernel, cost: Cost, device: Device, prior: Prior | None 
     eager = device.runtime == RUNTIME
     gpu = gpu_of(device, kernel.dtype)
     mean, std = _launched(prior, device.launch_s, eager).log_seconds(name, work_of(kernel, cost), gpu)
-    elsewhere = not eager or kernel.dtype != DTYPE or not _was_measured(kernel.anchor)
     roofline_s = roofline(cost, device, kernel.dtype).latency_s
-    return LogEstimate(log(roofline_s) - float(mean), sqrt(float(std) ** 2 + (ELSEWHERE_STD**2 if elsewhere else 0.0)))
+    return LogEstimate(log(roofline_s) - float(mean), hypot(float(std), _elsewhere_std(kernel, device)))
+
+
+def unexplained_std(kernel: Kernel, device: Device, prior: Prior | None = None) -> float:
+    """Deviation of ln(seconds) that a kernel of a measured class has even where its class on the GPU is known."""
+    name = class_of(kernel.anchor)
+    return hypot((prior or shipped_prior()).scatter[name], _elsewhere_std(kernel, device)) if name else inf
 
 
 def gpu_of(device: Device, dtype: str) -> Gpu:
@@ -346,6 +362,11 @@ def _convolution(conv: Conv2d, traffic_bytes: float, size: float) -> Work:
 
 def _has_winograd(conv: Conv2d) -> bool:
     return conv.kernel == (3, 3) and conv.stride == conv.dilation == (1, 1)
+
+
+def _elsewhere_std(kernel: Kernel, device: Device) -> float:
+    was_measured = device.runtime == RUNTIME and kernel.dtype == DTYPE and _was_measured(kernel.anchor)
+    return 0.0 if was_measured else ELSEWHERE_STD
 
 
 def _was_measured(operator: Operator) -> bool:

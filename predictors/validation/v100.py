@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from predictors.autotvm import TunedKernel
 from predictors.cost import kernel_cost
 from predictors.device import Device, load_device
-from predictors.efficiency import ExtrapolationWarning, latency_of, learn_efficiency
+from predictors.efficiency import ExtrapolationWarning, learn_efficiency
 from predictors.features import SHAPE_VIEW, WORK_VIEW, view_features
+from predictors.log_estimate import latency_of
 from predictors.lookup_table import LookupTable, Measurement, TableHeader
 from predictors.roofline import roofline
 from predictors.tinynas import read_conv_table

@@ -16,16 +16,11 @@ from predictors import (
     roofline,
 )
 from predictors import efficiency as module
-from predictors.efficiency import (
-    MIN_KERNELS,
-    ExtrapolationWarning,
-    LogEstimate,
-    combine,
-    latency_of,
-    learn_efficiency,
-)
+from predictors.efficiency import MIN_KERNELS, ExtrapolationWarning, learn_efficiency
 from predictors.features import WORK_VIEW, view_features
 from predictors.fusion import make_kernel
+from predictors.log_estimate import LogEstimate, combine, latency_of
+from predictors.measured_range import EXTRAPOLATION_STD
 from predictors.operators import Activation, Conv2d, Linear
 
 HEADER = TableHeader(
@@ -193,7 +188,7 @@ def test_ten_times_the_largest_kernel_is_warned_of_once_and_its_deviation_says_s
     (largest,) = estimates(learned, [pointwise(190, 50)])
     with pytest.warns(ExtrapolationWarning, match="times the largest measured of 'conv2d' on 'toy'"):
         (beyond,) = estimates(learned, [pointwise(195, 240)])  # 18 times the positions
-    assert beyond.std > largest.std + 0.5 * module.EXTRAPOLATION_STD * log(10.0)
+    assert beyond.std > largest.std + 0.5 * EXTRAPOLATION_STD * log(10.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimates(learned, [pointwise(195, 250)])

@@ -52,7 +52,7 @@ def errors(runtime: str, dtype: str, measured: dict[str, dict[str, float]]) -> d
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mape", "rank"), [("float32", 0.06, 0.97), ("bfloat16", 0.06, 0.98), ("tf32", 0.15, 0.9)]
+    ("dtype", "mape", "rank"), [("float32", 0.055, 0.97), ("bfloat16", 0.045, 0.98), ("tf32", 0.14, 0.92)]
 )
 def test_the_gpus_time_of_networks_that_were_not_profiled(dtype, mape, rank):
     measured = GOLDEN["eager"][dtype]
@@ -76,17 +76,16 @@ def test_networks_that_wait_for_a_steady_host_are_predicted_on_the_wall():
     assert abs(found).mean() < 0.08
 
 
-@pytest.mark.parametrize(("dtype", "mape"), [("float32", 0.15), ("tf32", 0.12)])
+@pytest.mark.parametrize(("dtype", "mape"), [("float32", 0.13), ("tf32", 0.08)])
 def test_compiled_networks_on_the_wall(dtype, mape):
     found = errors("torch_compile_cuda", dtype, GOLDEN["compiled"][dtype])["wall"]
     print(f"\n{dtype} compiled: wall {abs(found).mean():.1%}")
     assert abs(found).mean() < mape
 
 
-def test_compiled_bfloat16_is_far_off_only_where_a_kernel_has_no_relative_in_the_table():
+def test_kernels_unlike_the_few_measured_ones_are_predicted_from_other_gpus():
     """resnet34's 3x3 convolutions of 32 images: the table has two, of one image, and a grouped one."""
     measured = GOLDEN["compiled"]["bfloat16"]
-    found = dict(zip(measured, errors("torch_compile_cuda", "bfloat16", measured)["wall"]))
-    print(f"\nbfloat16 compiled: wall {np.mean([abs(each) for each in found.values()]):.1%}")
-    del found["resnet34@b32"]
-    assert max(abs(each) for each in found.values()) < 0.1
+    found = errors("torch_compile_cuda", "bfloat16", measured)["wall"]
+    print(f"\nbfloat16 compiled: wall {abs(found).mean():.1%}")
+    assert max(abs(found)) < 0.15

@@ -21,6 +21,8 @@ from predictors.roofline import class_latency_s, roofline
 from predictors.tinynas import read_conv_table
 from predictors.transfer import (
     ELSEWHERE_STD,
+    FEW_GPUS,
+    LAUNCH_STD,
     Gpu,
     Prior,
     Shares,
@@ -124,9 +126,15 @@ def test_the_estimate_is_the_mean_of_all_but_the_slowest_gpu_and_spreads_as_they
     estimate = transferred(ADD, kernel_cost(ADD), A100, prior)
     logs = [log(ADD_S), log(ADD_S / 0.5), log(ADD_S / 0.1)]
     mean = (logs[0] + logs[1]) / 2
-    variance = sum((each - mean) ** 2 for each in logs) / 3 * (3 + 1) / (3 - 1) + 0.1**2
+    variance = FEW_GPUS**2 * sum((each - mean) ** 2 for each in logs) / 3 * (3 + 1) / (3 - 1) + 0.1**2
     assert roofline(kernel_cost(ADD), A100).latency_s * exp(-estimate.mean) == pytest.approx(exp(mean))
-    assert estimate.std == pytest.approx(sqrt(variance))
+    assert estimate.std == pytest.approx(sqrt(variance), rel=1e-6)
+
+
+def test_where_launching_decides_another_machine_may_launch_otherwise_though_all_measured_ones_agree():
+    all_launch, half_launch = stream(*[(1.0, 0.0, 1.0)] * 4), stream(*[(0.0, ADD_S, 1.0)] * 4)
+    assert transferred(ADD, kernel_cost(ADD), A100, all_launch).std == pytest.approx(hypot(0.1, LAUNCH_STD))
+    assert transferred(ADD, kernel_cost(ADD), A100, half_launch).std == pytest.approx(hypot(0.1, 0.5 * LAUNCH_STD))
 
 
 def test_gpus_that_agree_leave_only_their_own_scatter():
