@@ -6,7 +6,8 @@ Needs numpy and PyYAML only; torch is imported by `trace` and `read_onnx`, when 
 from typing import TYPE_CHECKING, Any
 
 from predictors import dynamic_conv, indexing, recurrent, volumes  # noqa: F401  # so that tables know their operators
-from predictors.calibration import ClassPrior, MeasuredNetwork, calibrate, choose_networks
+from predictors.calibration import MeasuredNetwork, calibrate, choose_networks
+from predictors.class_prior import ClassPrior, learn_class_prior, read_class_prior, write_class_prior
 from predictors.cost import Cost, kernel_cost, peak_memory_bytes
 from predictors.device import Device, DeviceNotMeasuredError, available_devices, device_from_mapping, load_device
 from predictors.device_writing import device_to_mapping, save_device
@@ -58,9 +59,11 @@ __all__ = [
     "fuse",
     "join",
     "kernel_cost",
+    "learn_class_prior",
     "load_device",
     "load_runtime",
     "peak_memory_bytes",
+    "read_class_prior",
     "read_ncnn_param",
     "read_onnx",
     "roofline",
@@ -68,6 +71,7 @@ __all__ = [
     "summary",
     "trace",
     "with_precision",
+    "write_class_prior",
 ]
 
 

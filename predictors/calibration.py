@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from math import exp, isfinite, log
+from pathlib import Path
 from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
 
+from predictors.class_prior import ClassPrior, read_class_prior
 from predictors.class_terms import (
     FIXED_UNIT_S,
     FLOAT,
@@ -39,12 +41,13 @@ from predictors.extent_rates import extent_rates
 from predictors.fitted_rates import FittedRates
 from predictors.fusion import FusionRule, Kernel, Runtime, fuse, load_runtime
 from predictors.graph import Graph
-from predictors.latency import UNKNOWN_EFFICIENCY, LatencyPredictor
+from predictors.latency import LatencyPredictor
 from predictors.lookup_table import LookupTable
 from predictors.paths import shipped
 from predictors.rates import Array, RatePrior, Rates, choose_rows, fit_rates, leave_one_out
 from predictors.regimes import choose_by_evidence, fit_mixture, kernel_work, leave_networks_out
 from predictors.roofline import roofline
+from predictors.unmeasured import UNKNOWN_EFFICIENCY
 
 MIN_NETWORKS = 3
 
@@ -75,15 +78,6 @@ class MeasuredNetwork(NamedTuple):
     dtype: str | None = None
 
 
-@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class ClassPrior:
-    """What other devices reach: a prior of the rates of these terms. See `predictors.rates.learn_prior`."""
-
-    terms: tuple[Term, ...]
-    rates: RatePrior
-    source: str
-
-
 def calibrate(
     device: Device,
     measured: Sequence[MeasuredNetwork | tuple[Graph, float] | tuple[Graph, float, str | None]],
@@ -91,7 +85,7 @@ def calibrate(
     dtype: str | None = None,
     runtime: Runtime | str | None = None,
     tables: Sequence[LookupTable] | None = None,
-    prior: ClassPrior | None = None,
+    prior: ClassPrior | str | Path | None = None,
 ) -> Device:
     """The device with its numbers refitted to measured whole networks; it predicts at once and can be saved.
 
@@ -106,12 +100,16 @@ def calibrate(
         dtype: of the networks that do not say theirs; None takes the device's usual one.
         runtime: whose fusion rules hold; None tries those of the device and of all known runtimes.
         tables: measured kernels; None takes the device's own, an empty sequence none.
-        prior: what other devices reach; None regularises to the device's own file. It is not used, with a warning,
-            where networks that are left out are far likelier without it.
+        prior: what other devices reach, as such or as the name or path of its file (`predictors.read_class_prior`);
+            None regularises to the device's own file. It is not used, with a warning, where networks that are left out
+            are far likelier without it, and with tables.
 
     Raises:
-        ValueError: fewer than three networks, a time that is not positive, times that are in another unit.
+        ValueError: fewer than three networks, a time that is not positive, times that are in another unit, a prior that
+            knows no networks of a dtype.
     """
+    if isinstance(prior, str | Path):
+        prior = read_class_prior(prior)
     networks = [_network(each, dtype or device.dtype) for each in measured]
     _check_networks(networks)
     candidates = _candidates(device, runtime)
@@ -120,6 +118,8 @@ def calibrate(
     if any(LatencyPredictor(device, tables, dtype=each, runtime=candidates[0]).tables for each in dtypes):
         if len(dtypes) > 1:
             raise ValueError(f"with tables a calibration is for one dtype, found {dtypes}")
+        if prior is not None:
+            _warn(f"the prior of {prior.source} is not used: tables hold measured kernels of device {device.name!r}")
         pairs = [(network.graph, network.latency_s) for network in networks]
         return correct(device, pairs, dtype=dtypes[0], runtime=candidates[0].name, tables=tables)
     candidates = _distinct(candidates, networks)
@@ -146,12 +146,15 @@ def choose_networks(
     *,
     dtypes: Sequence[str] | None = None,
     runtime: Runtime | str | None = None,
-    prior: ClassPrior | None = None,
+    prior: ClassPrior | str | Path | None = None,
 ) -> list[int]:
     """Which networks to measure for a calibration: indices, the most telling first.
 
-    Greedy: each leaves the least expected deviation of all networks' predictions; nothing is measured for that.
+    Greedy: each leaves the least expected deviation of all networks' predictions; nothing is measured for that. With a
+    `prior`, that of `calibrate`, deviations are those of the devices that it was learned from.
     """
+    if isinstance(prior, str | Path):
+        prior = read_class_prior(prior)
     names = dtypes or [device.dtype] * len(graphs)
     chosen = _candidates(device, runtime or device.runtime)[0]
     amounts = [term_amounts(graph, device, chosen, dtype) for graph, dtype in zip(graphs, names)]
@@ -405,6 +408,11 @@ def _own_rules(runtime: Runtime, name: str) -> tuple[FusionRule, ...] | None:
 def _prior(device: Device, terms: Sequence[Term], prior: ClassPrior | None, dtype: str) -> RatePrior:
     if prior is None:
         return prior_from_device(device, terms, UNKNOWN_EFFICIENCY, dtype)
+    known = {term.dtype for term in prior.terms}
+    if unknown := {term.dtype for term in terms if term.resource == "compute"} - known:
+        raise ValueError(
+            f"the prior of {prior.source} knows networks in {sorted(known - {FLOAT, ''})}, not in {sorted(unknown)}"
+        )
     return extended(prior.rates, prior.terms, terms)
 
 

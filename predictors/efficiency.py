@@ -8,13 +8,13 @@ scaled by what kernels that were left out show.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.corrected_prior import MAX_KERNELS, CorrectedPrior, correct_prior
+from predictors.corrected_class import MAX_KERNELS, CorrectedClass, correct_class
 from predictors.cost import Cost, kernel_cost
 from predictors.device import Device
 from predictors.features import SHAPE_VIEW, WORK_VIEW, view_features
@@ -28,7 +28,7 @@ from predictors.roofline import roofline
 from predictors.transfer import Prior
 
 MIN_KERNELS = 8
-"""A class with fewer measured kernels than this is not interpolated, but on GPUs: see `predictors.corrected_prior`."""
+"""Of a class with fewer measured kernels than this what is known without them is corrected by them."""
 
 DTYPE_STD = 0.3
 """Deviation of ln(efficiency) that a kernel in another dtype than the measured ones adds to theirs.
@@ -65,14 +65,14 @@ class LearnedEfficiency:
 
     device: Device
     measured: Mapping[str, "_Measured"]
-    corrected: Mapping[str, CorrectedPrior]
+    corrected: Mapping[str, CorrectedClass]
     _models: dict[str, "_Model"] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
     def at(self, kernel: Kernel, cost: Cost) -> LogEstimate | None:
-        """ln(efficiency) of a kernel with that cost on the device; None for a class with too few measured kernels.
+        """ln(efficiency) of a kernel with that cost on the device; None for a class without measured kernels.
 
-        For a measured kernel it is what the others say of it, without its own entry.
+        For a measured kernel it is what the others say of it, without its own entry; None if they are too few.
 
         Warns:
             ExtrapolationWarning: it is far larger than all that was measured, or of another dtype.
@@ -85,26 +85,26 @@ class LearnedEfficiency:
         unseen: dict[str, list[int]] = {}
         for index, kernel in enumerate(kernels):
             name = _class_of(kernel, self.measured)
-            if name is not None:
-                found[index] = self._model(name).left_out.get(kernel)
-                if found[index] is None:
-                    unseen.setdefault(name, []).append(index)
+            if name is None:
+                continue
+            left_out = self._model(name).left_out
+            if kernel not in left_out:
+                unseen.setdefault(name, []).append(index)
+            elif len(left_out) >= MIN_KERNELS:
+                found[index] = left_out[kernel]
         for name, members in unseen.items():
             model = self._model(name)
             some, their_costs = [kernels[index] for index in members], [costs[index] for index in members]
-            for index, estimate in zip(members, model.at(some, their_costs)):
-                if estimate is None:
-                    continue
-                mean, std, above = estimate
+            for index, (estimate, above) in zip(members, model.at(some, their_costs)):
                 is_other_dtype = kernels[index].dtype not in model.dtypes
-                if is_other_dtype:
-                    std = hypot(std, DTYPE_STD)
+                if estimate is not None and is_other_dtype:
+                    estimate = replace(estimate, std=hypot(estimate.std, DTYPE_STD))
                 if is_other_dtype or above > log(EXTRAPOLATION_FACTOR):
                     self._warn(name, kernels[index], above)
-                found[index] = LogEstimate(mean, std)
+                found[index] = estimate
         return found
 
-    def _model(self, name: str) -> "_Model | CorrectedPrior":
+    def _model(self, name: str) -> "_Model | CorrectedClass":
         model = self.corrected.get(name) or self._models.get(name)
         if model is None:
             model = self._models[name] = _fit_class(self.measured[name], self.device)
@@ -124,7 +124,7 @@ class LearnedEfficiency:
 
 
 def learn_efficiency(tables: Sequence[LookupTable], device: Device, prior: Prior | None = None) -> LearnedEfficiency:
-    """What the tables say of each kernel class with at least `MIN_KERNELS` measured kernels, on GPUs with any.
+    """What the tables say of each kernel class that has measured kernels.
 
     Args:
         prior: what other GPUs say; None takes the shipped prior.
@@ -139,11 +139,12 @@ def learn_efficiency(tables: Sequence[LookupTable], device: Device, prior: Prior
             costs = [kernel_cost(kernel, device.channel_alignment) for kernel in kernels]
             seconds, spreads = zip(*(found[kernel] for kernel in kernels))
             own = _Measured(kernels=kernels, costs=costs, measured_s_K=np.array(seconds), spread_K=np.array(spreads))
-            by_prior = _corrected(own, device, prior) if len(kernels) <= MAX_KERNELS else None
-            if by_prior is not None:
-                corrected[name] = by_prior
-            if by_prior is not None or len(kernels) >= MIN_KERNELS:
-                measured[name] = own
+            measured[name] = own
+            if len(kernels) <= (MAX_KERNELS if device.compute_units else MIN_KERNELS - 1):
+                target_K = _roofline_log(kernels, costs, device) - np.log(own.measured_s_K)
+                by_others = correct_class(kernels, costs, target_K, own.spread_K, device, prior)
+                if by_others.by_other_gpus or len(kernels) < MIN_KERNELS:
+                    corrected[name] = by_others
     return LearnedEfficiency(device, measured, corrected)
 
 
@@ -187,21 +188,16 @@ class _Model:
     left_out: Mapping[Kernel, LogEstimate]
     dtypes: frozenset[str]
 
-    def at(self, kernels: Sequence[Kernel], costs: Sequence[Cost]) -> list[tuple[float, float, float]]:
-        """ln(efficiency), its deviation, and ln(factor) above the most work or traffic that was measured."""
+    def at(self, kernels: Sequence[Kernel], costs: Sequence[Cost]) -> list[tuple[LogEstimate | None, float]]:
+        """ln(efficiency), and ln(factor) above the most work or traffic that was measured."""
         shape_KF, work_KF = _views(kernels, costs, self.device)
         terms_KT, roofline_K = _terms_s(kernels, costs, self.device), _roofline_log(kernels, costs, self.device)
         means_MK, stds_MK = _at_members(self.members, shape_KF, work_KF, terms_KT, roofline_K)
         mix_M = np.array([self.shape_weight, 1.0 - self.shape_weight])
         above_K, beyond_std_K = self.measured_range.outside(work_KF)
         std_K = np.hypot(self.std_scale * (mix_M @ stds_MK), beyond_std_K)
-        return list(zip((mix_M @ means_MK).tolist(), std_K.tolist(), above_K.tolist()))
-
-
-def _corrected(measured: _Measured, device: Device, prior: Prior | None) -> CorrectedPrior | None:
-    kernels, costs = measured.kernels, measured.costs
-    target_K = _roofline_log(kernels, costs, device) - np.log(measured.measured_s_K)
-    return correct_prior(kernels, costs, target_K, measured.spread_K, device, prior)
+        rows = zip((mix_M @ means_MK).tolist(), std_K.tolist(), above_K.tolist())
+        return [(LogEstimate(mean, std), above) for mean, std, above in rows]
 
 
 def _parts(kind: str, kernels: list[Kernel]) -> dict[str, list[Kernel]]:

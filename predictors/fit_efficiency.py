@@ -48,7 +48,7 @@ MANY_KERNELS = 500
 
 LEAST_READ_SHARE = 0.12
 """Where windows are large, reading looks slow: what is read is read again. A tensor that a fused addition reads must
-still cost less than the addition by itself: 1 / 0.12 < 2 / 0.26 + 1 / 0.79, from `latency.UNKNOWN_EFFICIENCY`."""
+still cost less than the addition by itself: 1 / 0.12 < 2 / 0.26 + 1 / 0.79, from `unmeasured.UNKNOWN_EFFICIENCY`."""
 
 _ITERATIONS = 100
 _MAX_KERNELS = 1000

@@ -5,7 +5,7 @@ step rule is iRprop-, Igel, Hüsken, "Improving the Rprop learning algorithm", 2
 """
 
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,11 @@ class Process:
         noise = exp(2.0 * self.hyperparameters.log_noise)
         return self.mean + covariance_LK @ self.weights_K, np.sqrt(np.maximum(signal - explained_L, 0.0) + noise)
 
+    def untold(self, std_K: _Array) -> _Array:
+        """Share of the variance of what the features explain that is left open where the deviation is such, (K,)."""
+        noise, signal = exp(2.0 * self.hyperparameters.log_noise), exp(2.0 * self.hyperparameters.log_signal)
+        return np.clip((std_K**2 - noise) / signal, 0.0, 1.0)
+
     def left_out(self) -> tuple[_Array, _Array]:
         """Errors (observed less predicted) of predicting each observation from all others, and their deviations, (K,).
 
@@ -67,7 +72,12 @@ class Process:
 
 
 def fit(
-    features_KF: _Array, target_K: _Array, spread_K: _Array, max_tuning: int = 150, mean: float | None = None
+    features_KF: _Array,
+    target_K: _Array,
+    spread_K: _Array,
+    max_tuning: int = 150,
+    mean: float | None = None,
+    max_scale: float = inf,
 ) -> Process:
     """Fit a process to observations, each with a noise of its own beside that which all share.
 
@@ -77,10 +87,12 @@ def fit(
         spread_K: standard deviation of each observation.
         max_tuning: the hyperparameters are tuned on at most that many observations, drawn with a fixed seed.
         mean: what is expected far from all observations; None takes the observations' median.
+        max_scale: features are taken in their deviations, but in no larger unit than this: a handful of observations
+            far from each other does not make what lies between them alike.
     """
     shift_F = features_KF.mean(0)
     deviation_F = features_KF.std(0)
-    scale_F = np.where(deviation_F > 1e-9, deviation_F, 1.0)
+    scale_F = np.minimum(np.where(deviation_F > 1e-9, deviation_F, 1.0), max_scale)
     points_KF = (features_KF - shift_F) / scale_F
     mean = float(np.median(target_K)) if mean is None else mean
     residual_K, variance_K = target_K - mean, spread_K**2

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from predictors.class_terms import efficiency_names
 from predictors.cost import Cost, kernel_cost
-from predictors.device import ANY_CLASS, ClassEfficiency, Device
+from predictors.device import Device
 from predictors.efficiency import LearnedEfficiency, learn_efficiency
 from predictors.fitted_rates import FittedRates
 from predictors.fusion import Kernel, KernelNode, Runtime, fuse, load_runtime, names_that_follow, only_reader
 from predictors.graph import Graph
-from predictors.log_estimate import LogEstimate, combine, latency_of
+from predictors.log_estimate import combine, latency_of
 from predictors.lookup_table import LookupTable
 from predictors.operators import Unknown
 from predictors.predict_many import (
@@ -34,9 +34,9 @@ from predictors.predict_many import (
     block_tables,
     position_tables,
 )
-from predictors.roofline import Bound, Roofline, class_latency_s, roofline
+from predictors.roofline import Bound, Roofline, roofline
 from predictors.sections import Section
-from predictors.transfer import transferred
+from predictors.unmeasured import UNKNOWN_OPERATOR_STD, say
 from predictors.whole_network import KernelEstimate, Part, Provenance, Sums, energy_j, part_of, whole_network
 
 _Key = TypeVar("_Key")
@@ -49,26 +49,6 @@ TABLE_DRIFT = 0.05
 
 Repeated profiles of one machine missed whole networks by 3 to 9 % (docs/decisions.md, 2026-11-24).
 """
-
-UNKNOWN_EFFICIENCY = ClassEfficiency(
-    compute=0.57,
-    read=0.26,
-    write=0.79,
-    fixed_s=1.3e-5,
-    spread=0.7,
-    source="shares of all classes together on Adreno 660 (TVM) and V100 (TensorRT, batch 1), 2026-11-24",
-)
-"""For a kernel whose class has no known efficiency; a launch cost that the device gives takes the place of `fixed_s`.
-
-`spread` is the root mean square of ln(measured / predicted) on devices and runtimes left out: V100 from Adreno 660
-alone 0.88, Adreno 660 from V100 alone 0.40, five GPUs under PyTorch 0.60. The bare roofline errs by 2.0, one factor on
-it by 1.4. All of these are GPUs: for other devices it is a guess. Figures: docs/decisions.md, 2026-11-24.
-"""
-
-
-UNKNOWN_OPERATOR_STD = 1.0
-"""Relative deviation of a kernel without a formula, which is taken to move its inputs and its output: as large as its
-time. What it computes is not known, so this is a guess and no fit."""
 
 _MAX_KERNELS = 1 << 16
 _MAX_PARTS = 1 << 14
@@ -397,15 +377,18 @@ class LatencyPredictor:
         elif learned is not None:
             found, provenance = learned, "interpolated"
         else:
-            found, group = self._class_efficiency(kernel, cost, roof.latency_s)
+            said = say(kernel, cost, self.device)
+            found, group = said.estimate, said.group
             provenance = "unknown" if is_unknown else "roofline"
         latency_s, std_s = latency_of(roof.latency_s, found)
+        of_class_s = latency_s * found.shared_std
+        own_s2 = std_s**2 - of_class_s**2
         if self.device.network_spread and (provenance in ("measured", "interpolated") or self._is_fitted(kernel)):
-            variance_s2, shared_std_s, group = std_s**2, 0.0, ""
+            variance_s2, shared_std_s, group = own_s2, 0.0, ""
         elif learned is None and provenance != "measured":
             variance_s2, shared_std_s = 0.0, std_s
         else:
-            variance_s2, shared_std_s = std_s**2, TABLE_DRIFT * latency_s
+            variance_s2, shared_std_s = own_s2, TABLE_DRIFT * latency_s
         return KernelEstimate(
             cost=cost,
             latency_s=latency_s,
@@ -416,6 +399,7 @@ class LatencyPredictor:
             shared_std_s=shared_std_s,
             group=group,
             host_s=self._host_s(kernel),
+            shared=((f"corrected {kernel.kind}", of_class_s),) if of_class_s else (),
         )
 
     def _host_s(self, kernel: Kernel) -> float:
@@ -440,17 +424,6 @@ class LatencyPredictor:
             shared=shared_std_s,
         )
 
-    def _class_efficiency(self, kernel: Kernel, cost: Cost, roofline_s: float) -> tuple[LogEstimate, str]:
-        """ln(efficiency) of a kernel that no table tells of, and whose errors it shares."""
-        classes = self.device.efficiency.get(kernel.dtype, {})
-        known = next((classes[name] for name in (*efficiency_names(kernel), ANY_CLASS) if name in classes), None)
-        if not classes and (prior := transferred(kernel, cost, self.device)) is not None:
-            return prior, "other GPUs"
-        efficiency = known or _unknown_efficiency(self.device)
-        class_s = class_latency_s(cost, self.device, efficiency, kernel.dtype)
-        spread = UNKNOWN_OPERATOR_STD if isinstance(kernel.anchor, Unknown) else efficiency.spread
-        return LogEstimate(log(roofline_s / class_s), spread), kernel.kind
-
     def _is_fitted(self, kernel: Kernel) -> bool:
         """Whether the class efficiency that serves the kernel was fitted to kernels of its class, if any was."""
         classes = self.device.efficiency.get(kernel.dtype, {})
@@ -465,10 +438,6 @@ class LatencyPredictor:
         if learned is None:
             learned = self._learned[dtype] = learn_efficiency(self._tables_in(dtype), self.device)
         return learned
-
-
-def _unknown_efficiency(device: Device) -> ClassEfficiency:
-    return replace(UNKNOWN_EFFICIENCY, fixed_s=device.launch_s) if device.launch else UNKNOWN_EFFICIENCY
 
 
 def _stacked(predictions: Sequence[Prediction], device: Device) -> Predictions:

@@ -6,10 +6,11 @@ from math import exp, sqrt
 
 @dataclass(frozen=True, slots=True)
 class LogEstimate:
-    """ln(efficiency) and its standard deviation."""
+    """ln(efficiency), its standard deviation, and what of that all kernels of the class err together."""
 
     mean: float
     std: float
+    shared_std: float = 0.0
 
 
 def combine(measured_log: float, spread: float, interpolated: LogEstimate | None) -> LogEstimate:

@@ -1,4 +1,4 @@
-"""Measure whole networks on this machine, in two passes, to hold predictions against.
+"""Measure whole networks on this machine, in several passes, to hold predictions against.
 
     python -m predictors.measure_networks --runtime ncnn --space mobilenet_v3 --timm resnet18 --out times
     python -m predictors.validate --measured times --hw host --calibrate 10
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from predictors.measure.networks import Repeats
     from predictors.measure.options import add_runtime_options
 
     parser = argparse.ArgumentParser(
@@ -70,9 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--write-graphs", type=Path, help="write the networks to a file and measure nothing")
     add_runtime_options(parser)
     parser.add_argument("--device", default="host", help="name of the profiled device (default: host)")
-    parser.add_argument("--passes", type=int, default=2, help="through all networks (default: 2)")
-    parser.add_argument("--instances", type=int, default=3, help="of each network in a pass (default: 3)")
-    parser.add_argument("--visits", type=int, default=4, help="to each instance, at least (default: 4)")
+    usual = Repeats()
+    for name, what in (
+        ("passes", "through all networks"),
+        ("instances", "of each network in a pass"),
+        ("visits", "to each instance, at least"),
+    ):
+        default = getattr(usual, name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: {default})")
     parser.add_argument("--precision", type=float, default=0.01, help="relative standard error of an instance's time")
     parser.add_argument(
         "--budget", type=float, default=1500.0, help="seconds for more visits than the least (default: 1500)"
@@ -136,9 +142,9 @@ def _best_reference_s(device: str) -> float:
 def _repeatability(found: NetworkTimes) -> str:
     if len(found.passes) < 2:
         return ""
-    first, second = (found.of_pass(number) for number in found.passes[:2])
-    apart = [abs(second[name].latency_p50_s / first[name].latency_p50_s - 1.0) for name in first if name in second]
-    return f", which differ by {np.mean(apart):.1%} in the mean" if apart else ""
+    odd_s, even_s = found.halves()
+    apart = [abs(even_s[name] / odd_s[name] - 1.0) for name in odd_s if name in even_s]
+    return f", whose even and odd ones differ by {np.mean(apart):.1%} in the mean" if apart else ""
 
 
 if __name__ == "__main__":

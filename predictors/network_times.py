@@ -6,13 +6,14 @@
     {"network": "random_00", "number": 2, ...}
     {"network": "odd", "number": 1, "failed": "onnxruntime has no kernel for ..."}
 
-A line is a network in one pass, so that a kill loses one network and the second pass tells how far the first repeats.
+A line is a network in one pass, so that a kill loses one network and passes tell how far each repeats the others.
 The networks themselves stand in it: nothing else is needed to predict them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
 from predictors.graph import Graph
 from predictors.graph_file import graph_from_record, graph_record
@@ -74,6 +75,19 @@ class NetworkTimes:
     def of_pass(self, number: int) -> dict[str, NetworkTime]:
         """What one pass found, by name; of a network that stands twice, the last."""
         return {time.name: time for time in self.times if time.number == number}
+
+    def mean_seconds(self, passes: Collection[int] | None = None) -> dict[str, float]:
+        """Geometric mean over passes, None for all, by name, of the networks that were measured in any of them."""
+        found: dict[str, list[float]] = {}
+        for time in self.times:
+            if passes is None or time.number in passes:
+                found.setdefault(time.name, []).append(time.latency_p50_s)
+        return {name: geometric_mean(seconds) for name, seconds in found.items()}
+
+    def halves(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean seconds of the first, third, ... pass, and of the second, fourth, ...: each tells how far the other
+        repeats."""
+        return self.mean_seconds(self.passes[::2]), self.mean_seconds(self.passes[1::2])
 
     @staticmethod
     def read(path: str | Path) -> "NetworkTimes":

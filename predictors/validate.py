@@ -3,6 +3,7 @@
     python -m predictors.validate                            every task, from public measurements in ../shared/data
     python -m predictors.validate adreno --picture out       some of them, with predicted against measured as PNG
     python -m predictors.validate --networks my.csv --hw my_phone --calibrate 10     your own networks and seconds
+    python -m predictors.validate --networks my.csv --hw my_phone --runtime ncnn --calibrate 5 --prior ncnn_cpu
     python -m predictors.validate --measured FILE --hw host --calibrate 10           from predictors.measure_networks
 
 The CSV has the columns `network` and `seconds` (or `milliseconds`); docs/validate.md says what stands under `network`.
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table_of(task: Task, *, everything: bool = False) -> Table:
     """Scores of a task: a row for each comparison and model, or of many comparisons a summary and the worst. Draws of
-    one comparison count as one, by their mean.
+    one comparison count as one, by their mean; those whose names end alike after a semicolon have their own summary.
     """
     table = Table(title=task.title, caption=f"goal: {task.goal}", title_justify="left", caption_justify="left")
     table.add_column("what", overflow="fold", max_width=48)
@@ -107,9 +108,11 @@ def table_of(task: Task, *, everything: bool = False) -> Table:
     scored = _draws_together(task.comparisons)
     if len(scored) > SHOWN:
         statistic = {"median": median_scores, "mean": mean_scores}[task.summary]
-        models = list(dict.fromkeys(model for _, found in scored for model in found))
-        summary = {model: statistic(found[model] for _, found in scored if model in found) for model in models}
-        _add(table, f"{task.summary} of {len(scored)}", summary)
+        for sort in dict.fromkeys(_sort(name) for name, _ in scored):
+            alike = [found for name, found in scored if _sort(name) == sort]
+            models = list(dict.fromkeys(model for found in alike for model in found))
+            summary = {model: statistic(found[model] for found in alike if model in found) for model in models}
+            _add(table, f"{task.summary} of {len(alike)}{sort}", summary)
         if not everything:
             scored = _worst(scored)
             table.add_section()
@@ -153,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibrate", metavar="N", help="the first N networks, or those whose names match a pattern, refit the device"
     )
+    parser.add_argument(
+        "--prior", metavar="NAME", help="what other devices reach, e.g. ncnn_cpu, or a file: used by --calibrate"
+    )
     parser.add_argument("--all", action="store_true", help="show every comparison of tasks with many")
     parser.add_argument("--picture", type=Path, metavar="FOLDER", help="draw predicted against measured")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all scores")
@@ -179,6 +185,8 @@ def _tasks(options: argparse.Namespace) -> Iterable[Callable[[], Task]]:
         raise ValueError(f"tasks {options.tasks} come from --data; --networks and --measured stand for themselves")
     if own and options.hw is None:
         raise ValueError("--hw NAME says on which device the networks were measured")
+    if options.prior is not None and (options.networks is None or options.calibrate is None):
+        raise ValueError(f"--prior {options.prior} goes with --networks FILE and --calibrate N, which fits with it")
     if options.networks is not None:
         yield lambda: _own_networks(options)
     if options.measured is not None:
@@ -227,6 +235,7 @@ def _own_networks(options: argparse.Namespace) -> Task:
         calibration=fitted,
         dtype=options.dtype,
         runtime=options.runtime,
+        prior=options.prior,
     )
     return Task(
         name=options.networks.stem,
@@ -270,6 +279,12 @@ def _worst(scored: Sequence[tuple[str, dict[str, Scores]]]) -> list[tuple[str, d
     by_error = sorted(scored, key=lambda item: -item[1][OURS].mape)[:_WORST]
     by_rank = sorted(scored, key=lambda item: _or_one(item[1][OURS].spearman))[:_WORST]
     return list({name: (name, found) for name, found in (*by_error, *by_rank)}.values())
+
+
+def _sort(name: str) -> str:
+    """What comparisons that are summarised together end in: '; ' and how they differ from others, if they do."""
+    _, semicolon, how = name.partition("; ")
+    return semicolon + how
 
 
 def _or_one(value: float) -> float:

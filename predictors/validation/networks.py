@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
-from statistics import geometric_mean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.calibration import calibrate
+from predictors.class_prior import ClassPrior
 from predictors.cost import kernel_cost
 from predictors.device import Device
 from predictors.fusion import fuse
@@ -27,7 +27,7 @@ from predictors.roofline import roofline
 from predictors.validation.comparison import MACS_BASELINE, OURS, ROOFLINE_BASELINE, Comparison
 
 AGAIN = "measured again"
-"""The second pass as a model of the first: nobody predicts better than a measurement repeats."""
+"""Every second pass as a model of the others: nobody predicts better than a measurement repeats."""
 
 UNITS = {
     "seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6,
@@ -146,6 +146,7 @@ def compare_measured(
     dtype: str | None = None,
     runtime: str | None = None,
     tables: Sequence[LookupTable] | None = None,
+    prior: ClassPrior | str | Path | None = None,
 ) -> Comparison:
     """Measured networks against their predictions.
 
@@ -157,6 +158,7 @@ def compare_measured(
         networks: to be scored.
         calibration: others.
         device, dtype, runtime, tables: as of `LatencyPredictor`.
+        prior: as of `calibrate`.
 
     Raises:
         ValueError: times that cannot be in the unit that they are said to be in.
@@ -176,7 +178,7 @@ def compare_measured(
         predictor = plain
         if calibration:
             pairs = [(each.graph, each.measured_s) for each in fitted]
-            refitted = calibrate(device, pairs, dtype=plain.dtype, runtime=runtime, tables=tables)
+            refitted = calibrate(device, pairs, dtype=plain.dtype, runtime=runtime, tables=tables, prior=prior)
             predictor = LatencyPredictor(refitted, tables, dtype=plain.dtype)
         predictions = [predictor.predict(each.graph) for each in scored]
         models[OURS].append(np.array([each.latency_s for each in predictions]))
@@ -202,8 +204,8 @@ def compare_networks(
 ) -> Comparison:
     """Networks that `predictors.measure_networks` timed, against predictions from a table of some of their kernels.
 
-    What is predicted is the first pass; the second stands beside it as a model of its own, `AGAIN`. Networks for
-    calibration count with the mean of their passes.
+    What is predicted is the geometric mean of the first, third, ... pass; that of the second, fourth, ... stands beside
+    it as a model of its own, `AGAIN`. Networks for calibration count with the mean of all passes.
 
     Args:
         times: of one device and runtime.
@@ -215,20 +217,10 @@ def compare_networks(
         ValueError: too few networks.
     """
     header = times.header
-    first, *others = [times.of_pass(number) for number in times.passes] or [{}]
-    networks = [
-        TimedNetwork(name=name, graph=first[name].graph, measured_s=first[name].latency_p50_s) for name in sorted(first)
-    ]
+    (odd_s, even_s), every_s, graphs = times.halves(), times.mean_seconds(), times.graphs
+    networks = [TimedNetwork(name=name, graph=graphs[name], measured_s=odd_s[name]) for name in sorted(odd_s)]
     fitted, scored = split(networks, calibration)
-    fitted = [
-        replace(
-            each,
-            measured_s=geometric_mean(
-                known[each.name].latency_p50_s for known in (first, *others) if each.name in known
-            ),
-        )
-        for each in fitted
-    ]
+    fitted = [replace(each, measured_s=every_s[each.name]) for each in fitted]
     comparison = compare_measured(
         f"{header.runtime} {header.runtime_version}, {header.dtype}, {header.threads} thread"
         f"{'' if header.threads == 1 else 's'}",
@@ -239,9 +231,9 @@ def compare_networks(
         runtime=header.runtime,
         tables=tables,
     )
-    if not others or any(name not in others[0] for name in comparison.labels):
+    if any(name not in even_s for name in comparison.labels):
         return comparison
-    again_s_N = np.array([others[0][name].latency_p50_s for name in comparison.labels])
+    again_s_N = np.array([even_s[name] for name in comparison.labels])
     return replace(comparison, predicted_s_N={**comparison.predicted_s_N, AGAIN: again_s_N})
 
 

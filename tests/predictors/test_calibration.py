@@ -22,6 +22,7 @@ from predictors import (
     choose_networks,
     device_from_mapping,
     device_to_mapping,
+    learn_class_prior,
     load_device,
     load_runtime,
     save_device,
@@ -41,8 +42,8 @@ from predictors.class_terms import (
 from predictors.device import ClassEfficiency, DeviceNotMeasuredError, Quantity
 from predictors.fitted_rates import kernel_extent
 from predictors.fusion import Runtime, fuse, kernel_from_text
-from predictors.latency import UNKNOWN_EFFICIENCY
 from predictors.rates import RatePrior, choose_rows, fit_rates, learn_prior, leave_one_out
+from predictors.unmeasured import UNKNOWN_EFFICIENCY
 from search_spaces import load_space
 
 DEVICE = load_device("mobile_cpu")
@@ -291,14 +292,8 @@ def test_a_prior_that_hurts_is_dropped_with_a_warning() -> None:
 
 def test_a_prior_of_other_devices_helps_where_networks_are_few() -> None:
     truth = other_device(5.0, compute=0.1, read=0.9, fixed_s=1e-6)
-    runtime = load_runtime("litert")
-    amounts = [term_amounts(graph, DEVICE, runtime, "float32") for graph in NETWORKS]
-    terms = all_terms(amounts)
-    rows_NT = term_matrix(amounts, terms)
     devices = [other_device(slower, compute=0.1, read=0.9, fixed_s=1e-6) for slower in (0.7, 1.0, 2.0, 3.0, 8.0)]
-    start = prior_from_device(DEVICE, terms, UNKNOWN_EFFICIENCY, "float32")
-    times = [np.array(seconds(device, NETWORKS)) for device in devices]
-    prior = ClassPrior(terms=tuple(terms), rates=learn_prior([rows_NT] * 5, times, start), source="made up devices")
+    prior = learn_class_prior([(DEVICE, measured(device)) for device in devices], source="made up devices")
     few = measured(truth)[:3]
     with_prior = calibrate(DEVICE, few, runtime="litert", prior=prior)
     without = calibrate(DEVICE, few, runtime="litert")
@@ -387,6 +382,8 @@ def test_with_a_table_only_what_comes_between_the_kernels_is_fitted() -> None:
     found = calibrate(DEVICE, times, tables=[table])
     assert found.efficiency == DEVICE.efficiency
     assert found.in_network.value == pytest.approx(1.1, rel=0.02)  # type: ignore[union-attr]
+    with pytest.warns(UserWarning, match="the prior of .* is not used: tables hold measured kernels"):
+        assert calibrate(DEVICE, times, tables=[table], prior="ncnn_cpu") == found
 
 
 def test_advised_networks_predict_the_others_better_than_the_smallest_ones() -> None:

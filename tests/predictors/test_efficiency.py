@@ -107,9 +107,11 @@ def test_the_deviation_grows_away_from_the_measured_kernels():
     assert far.std > 2.0 * near.std
 
 
-def test_a_kind_with_few_kernels_is_not_interpolated():
-    assert learn_efficiency([table(KERNELS[: MIN_KERNELS - 1])], TOY).measured == {}
-    assert set(learn_efficiency([table(KERNELS[:MIN_KERNELS])], TOY).measured) == {"conv2d"}
+def test_a_kind_with_few_kernels_corrects_what_is_known_without_them_and_one_without_any_says_nothing():
+    assert set(learn_efficiency([table(KERNELS[: MIN_KERNELS - 1])], TOY).corrected) == {"conv2d"}
+    enough = learn_efficiency([table(KERNELS[:MIN_KERNELS])], TOY)
+    assert set(enough.measured) == {"conv2d"}
+    assert not enough.corrected
     linear = make_kernel(Linear(shape=(1, 64), out_features=10), (), "float32")
     assert learn_efficiency([table(KERNELS)], TOY).at(linear, kernel_cost(linear)) is None
 

@@ -29,11 +29,11 @@ from predictors.fit_efficiency import (
     replace_section,
 )
 from predictors.fusion import make_kernel
-from predictors.latency import UNKNOWN_EFFICIENCY
 from predictors.operators import Conv2d, Linear
 from predictors.paths import shipped
 from predictors.roofline import class_latency_s
 from predictors.tinynas import read_conv_table
+from predictors.unmeasured import UNKNOWN_EFFICIENCY
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PUBLIC, TABLES = DATA / "tvm_adreno_octoml", DATA / "alibaba_tinynas_v100_conv"

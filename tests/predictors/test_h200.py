@@ -52,7 +52,7 @@ def errors(runtime: str, dtype: str, measured: dict[str, dict[str, float]]) -> d
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mape", "rank"), [("float32", 0.055, 0.97), ("bfloat16", 0.045, 0.98), ("tf32", 0.14, 0.92)]
+    ("dtype", "mape", "rank"), [("float32", 0.057, 0.97), ("bfloat16", 0.045, 0.98), ("tf32", 0.13, 0.92)]
 )
 def test_the_gpus_time_of_networks_that_were_not_profiled(dtype, mape, rank):
     measured = GOLDEN["eager"][dtype]
@@ -76,7 +76,7 @@ def test_networks_that_wait_for_a_steady_host_are_predicted_on_the_wall():
     assert abs(found).mean() < 0.08
 
 
-@pytest.mark.parametrize(("dtype", "mape"), [("float32", 0.13), ("tf32", 0.08)])
+@pytest.mark.parametrize(("dtype", "mape"), [("float32", 0.15), ("tf32", 0.08)])
 def test_compiled_networks_on_the_wall(dtype, mape):
     found = errors("torch_compile_cuda", dtype, GOLDEN["compiled"][dtype])["wall"]
     print(f"\n{dtype} compiled: wall {abs(found).mean():.1%}")

@@ -38,7 +38,7 @@ def measure(
 
 
 def test_every_network_is_measured_in_every_pass(path: Path) -> None:
-    found = measure(path, SimulatedBackend(EAGER))
+    found = measure(path, SimulatedBackend(EAGER), passes=2, instances=3)
     assert found.passes == (1, 2)
     assert found.graphs == {time.name: NETWORKS[time.name] for time in found.of_pass(1).values()}
     for number in found.passes:
@@ -50,16 +50,16 @@ def test_every_network_is_measured_in_every_pass(path: Path) -> None:
 
 
 def test_the_second_pass_comes_after_the_whole_first(path: Path) -> None:
-    numbers = [time.number for time in measure(path, SimulatedBackend(EAGER)).times]
+    numbers = [time.number for time in measure(path, SimulatedBackend(EAGER), passes=3).times]
     assert numbers == sorted(numbers)
 
 
 def test_a_cut_file_goes_on_where_it_stopped(path: Path) -> None:
-    measure(path, SimulatedBackend(EAGER))
+    measure(path, SimulatedBackend(EAGER), passes=2)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]) + lines[4][:30])
     with pytest.warns(UserWarning, match="the last line is torn"):
-        measure(path, SimulatedBackend(EAGER))
+        measure(path, SimulatedBackend(EAGER), passes=2)
     assert path.read_bytes().startswith(b"".join(lines[:4]))
     found = NetworkTimes.read(path)
     assert [set(found.of_pass(number)) for number in (1, 2)] == [set(NETWORKS)] * 2
@@ -136,6 +136,20 @@ def test_repeats_are_at_least_one() -> None:
         Repeats(visits=0)
 
 
+def test_halves_are_means_over_every_second_pass(path: Path) -> None:
+    for number, latency_s in enumerate((1.0, 3.0, 4.0), start=1):
+        append_time(
+            path,
+            NetworkTime(
+                name="a", graph=network(4), number=number, latency_p50_s=latency_s, spread=0.0, num_visits=1,
+                reference_s=1.0,
+            ),
+        )  # fmt: skip
+    found = NetworkTimes.read(path)
+    assert found.halves() == ({"a": pytest.approx(2.0)}, {"a": pytest.approx(3.0)})
+    assert found.mean_seconds() == {"a": pytest.approx(12 ** (1 / 3))}
+
+
 def test_failures_stand_beside_times(path: Path) -> None:
     append_failure(path, "odd", 1, "no kernel for it")
     assert NetworkTimes.read(path).failures == {"odd": "no kernel for it"}
@@ -148,9 +162,9 @@ def test_the_command_writes_networks_and_measures_them(
     graphs, times = tmp_path / "set.graphs.jsonl", tmp_path / "times.jsonl"
     assert main(["--space", "mobilenet_v3_tiny", "--num", "2", "--write-graphs", str(graphs)]) == 0
     assert len(read_graphs(graphs)) == 2
-    command = ["--graphs", str(graphs), "--out", str(times), "--instances", "1", "--visits", "1", "--budget", "0.1"]
+    command = ["--graphs", str(graphs), "--out", str(times), "--passes", "3", "--visits", "1", "--budget", "0.1"]
     assert main(command) == 0
-    assert "2 networks in 2 passes, which differ by" in capsys.readouterr().out
+    assert "2 networks in 3 passes, whose even and odd ones differ by" in capsys.readouterr().out
     found = NetworkTimes.read(times)
     assert found.graphs == dict(sorted(read_graphs(graphs).items(), key=lambda item: list(found.graphs).index(item[0])))
     before = times.read_bytes()

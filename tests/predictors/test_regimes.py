@@ -25,7 +25,6 @@ from predictors.fitted_rates import (
     work_amounts,
 )
 from predictors.fusion import Kernel, kernel_from_text, load_runtime
-from predictors.latency import UNKNOWN_EFFICIENCY
 from predictors.regimes import (
     KernelWork,
     Mixture,
@@ -36,6 +35,7 @@ from predictors.regimes import (
     kernel_work,
     leave_networks_out,
 )
+from predictors.unmeasured import UNKNOWN_EFFICIENCY
 from predictors.validation.cell_graphs import fbnet_graph
 
 Array = NDArray[np.float64]

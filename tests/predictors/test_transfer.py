@@ -14,7 +14,6 @@ from predictors.cost import kernel_cost
 from predictors.device import Quantity
 from predictors.fit_transfer import fit_gpu, main, works_of
 from predictors.fusion import make_kernel
-from predictors.latency import UNKNOWN_EFFICIENCY
 from predictors.neusight import FILES, SPECIFICATIONS, Measured, read_operators
 from predictors.operators import Activation, Conv2d, Elementwise, Linear, MatMul, Normalization, Pool2d
 from predictors.roofline import class_latency_s, roofline
@@ -37,6 +36,7 @@ from predictors.transfer import (
     work_of,
     write_prior,
 )
+from predictors.unmeasured import UNKNOWN_EFFICIENCY
 
 GPU = Gpu(peak=1e12, bandwidth=1e11, units=10.0, cache_bytes=1e6)
 NEVER = 1e-9

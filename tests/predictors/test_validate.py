@@ -84,6 +84,15 @@ def test_many_comparisons_become_a_summary_and_the_worst() -> None:
     assert printed(task, everything=True).count(MACS_BASELINE) == 21
 
 
+def test_comparisons_that_differ_in_how_they_were_made_are_summarised_apart() -> None:
+    plain = [comparison("x" * place, error=0.01) for place in range(1, 11)]
+    harder = [comparison("x" * place + "; harder", error=0.2) for place in range(1, 6)]
+    text = printed(Task(name="two", title="two", goal="none", comparisons=[*plain, *harder]))
+    rows = {name: next(line for line in text.splitlines() if name in line) for name in ("of 10 ", "of 5; harder")}
+    assert "1.0%" in rows["of 10 "]
+    assert "20.0%" in rows["of 5; harder"]
+
+
 def test_a_mean_is_a_mean() -> None:
     comparisons = [comparison("x" * place, error=0.01 if place < 20 else 0.21) for place in range(1, 21)]
     task = Task(name="many", title="many", goal="none", comparisons=comparisons, summary="mean")
@@ -146,6 +155,11 @@ def test_a_missing_file_is_named_with_its_source(
         (["--networks", "missing.csv", "--hw", "cpu_x86"], "missing.csv"),
         (["--measured", "missing.jsonl", "--hw", "cpu_x86"], "missing.jsonl"),
         (["--networks", "my.csv", "--hw", "nonesuch"], "unknown device 'nonesuch'"),
+        (
+            ["--networks", "my.csv", "--hw", "cpu_x86", "--prior", "ncnn_cpu"],
+            "goes with --networks FILE and --calibrate N",
+        ),
+        (["ncnn", "--calibrate", "5", "--prior", "ncnn_cpu"], "goes with --networks FILE and --calibrate N"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
@@ -178,6 +192,26 @@ def test_a_users_own_networks_are_compared(
         assert float(scores[OURS]["mape"]) < 0.1
     else:
         assert float(scores[OURS]["mape"]) == pytest.approx(1 - 1 / 1.2, abs=1e-3)
+
+
+def test_a_users_own_networks_are_compared_with_what_other_devices_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graphs = {f"{width}x{depth}": network(width, depth) for width in (16, 32, 48) for depth in (1, 3, 5, 7)}
+    write_graphs(tmp_path / "mine.graphs.jsonl", graphs)
+    predictor = LatencyPredictor(load_device("mobile_cpu"), runtime="ncnn")
+    lines = [f"mine.graphs.jsonl#{name},{predictor.predict(graphs[name]).latency_s!r}\n" for name in graphs]
+    (tmp_path / "my.csv").write_text("network,seconds\n" + "".join(lines))
+    arguments = ["--networks", str(tmp_path / "my.csv"), "--hw", "mobile_cpu", "--runtime", "ncnn", "--calibrate", "5"]
+    errors = []
+    for prior in (["--prior", "ncnn_cpu"], []):
+        assert main([*arguments, *prior, "--csv", str(tmp_path / "scores.csv")]) == 0
+        with (tmp_path / "scores.csv").open() as file:
+            errors += [float(row["mape"]) for row in csv.DictReader(file) if row["model"] == OURS]
+    assert errors[0] < 0.25  # MACs 1.05
+    assert errors[0] != errors[1]
+    assert main([*arguments, "--prior", "ncnn"]) == 2
+    assert "unknown prior 'ncnn'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from predictors import LatencyPredictor, LookupTable, Measurement, TableHeader, load_device
-from predictors.corrected_prior import MAX_KERNELS, correct_prior
+from predictors.corrected_class import MAX_KERNELS
 from predictors.cost import kernel_cost
 from predictors.efficiency import learn_efficiency
 from predictors.fusion import make_kernel
@@ -70,11 +70,19 @@ def test_far_from_what_was_measured_other_gpus_are_believed_and_the_deviation_gr
     model = learned({kernel: 3.0 * said_s(kernel) for kernel in small})
     near, far = conv(14, 4), conv(2048, 112)
     assert seconds_of(model, near) == pytest.approx(3.0 * said_s(near), rel=0.25)
+    found = model.at(far, kernel_cost(far))
+    assert found.mean == pytest.approx(transferred(far, kernel_cost(far), GPU).mean, abs=0.05)
+    assert found.std > 1.5 * model.at(near, kernel_cost(near)).std
+    agreeing = learned({kernel: said_s(kernel) for kernel in small}).at(far, kernel_cost(far))
+    assert agreeing.std == pytest.approx(transferred(far, kernel_cost(far), GPU).std, rel=0.2)
+    assert agreeing.std < found.std, "others are trusted less where they were wrong"
+
+
+def test_kernels_of_another_dtype_than_the_measured_ones_are_warned_of():
+    model = learned({kernel: 1.6 * said_s(kernel) for kernel in CONVOLUTIONS})
+    other = make_kernel(CONVOLUTIONS[0].anchor, (), "float16")
     with pytest.warns(UserWarning, match="times the largest measured of 'conv2d' on 'gpu'"):
-        found = model.at(far, kernel_cost(far))
-    error = log(seconds_of(model, far) / said_s(far))
-    assert 0.0 <= error < 0.5 * log(3.0)
-    assert found.std > 2.0 * model.at(near, kernel_cost(near)).std
+        model.at(other, kernel_cost(other))
 
 
 def test_a_measured_kernels_estimate_does_not_depend_on_its_own_entry():
@@ -101,22 +109,37 @@ def test_many_measured_kernels_tell_by_themselves():
     assert "conv2d" in learned({kernel: said_s(kernel) for kernel in many[:-1]}).corrected
 
 
-def test_a_device_that_is_no_gpu_is_learned_without_other_gpus():
+def test_on_other_devices_few_kernels_correct_the_efficiency_of_their_class():
+    device = replace(GPU, compute_units=None)  # nothing is known of it but its peaks: the default efficiency
+    default = LatencyPredictor(device)
+    few = {add(elements): 3.0 * default.estimate(add(elements)).latency_s for elements in (10_000, 20_000, 40_000)}
+    relative = add(30_000)
+    said = default.estimate(relative).latency_s
+    assert seconds_of(learned(few, device), relative) == pytest.approx(3.0 * said, rel=0.25)
+    many = {add(elements): 1e-5 for elements in range(1000, 9000, 1000)}
+    assert learned(many, device).corrected == {}
+
+
+def test_what_a_few_kernels_leave_open_of_a_class_is_shared_by_the_class():
     device = replace(GPU, compute_units=None)
-    few = {kernel: said_s(kernel) for kernel in CONVOLUTIONS}
-    assert learned(few, device).corrected == {}
-    assert correct_prior([add(10)], [kernel_cost(add(10))], np.zeros(1), np.zeros(1), device) is None
+    entries = {add(10_000): Measurement(latency_p50_s=1e-5, spread=0.01, num_runs=1)}
+    predictor = LatencyPredictor(device, [LookupTable(header=HEADER, entries=entries)])
+    estimate = predictor.estimate(add(20_000))
+    [(group, shared_std_s)] = estimate.shared
+    assert group == "corrected add"
+    assert estimate.std_s == pytest.approx((estimate.variance_s2 + shared_std_s**2) ** 0.5)
+    assert shared_std_s > 0.5 * estimate.std_s
 
 
 def test_claimed_deviations_hold_for_errors_that_no_feature_explains():
     random = np.random.default_rng(0)
     within = []
     for _ in range(10):
-        times = {kernel: said_s(kernel) * np.exp(random.normal(0.2, 0.2)) for kernel in CONVOLUTIONS}
+        times = {kernel: said_s(kernel) * np.exp(random.normal(0.2, 0.15)) for kernel in CONVOLUTIONS}
         model = learned(times)
         for kernel in (conv(96, 14), conv(48, 28), conv(200, 7), conv(80, 20)):
             found = model.at(kernel, kernel_cost(kernel))
-            truth_s = said_s(kernel) * np.exp(random.normal(0.2, 0.2))
+            truth_s = said_s(kernel) * np.exp(random.normal(0.2, 0.15))
             within.append(abs(log(truth_s / seconds_of(model, kernel))) / found.std)
     assert 0.5 <= np.mean(np.array(within) < 1.0) <= 0.9
     assert np.mean(np.array(within) < 2.0) >= 0.9
