@@ -23,7 +23,7 @@ import numpy as np
 
 from predictors.class_terms import Resource, Term, all_terms, prior_from_device, term_amounts, term_matrix
 from predictors.device import Device
-from predictors.device_writing import write_whole
+from predictors.device_writing import file_to_write, write_whole
 from predictors.fusion import Runtime
 from predictors.graph import Graph
 from predictors.json_lines import read_records
@@ -163,11 +163,7 @@ def write_class_prior(path: str | Path, prior: ClassPrior) -> None:
     Raises:
         ValueError: the file's name does not end in .jsonl, or its folder does not exist.
     """
-    path = Path(path).expanduser()
-    if path.suffix != ".jsonl":
-        raise ValueError(f"a prior's file ends in .jsonl, found {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"folder {str(path.parent)!r} of the prior's file does not exist")
+    path = file_to_write(path, ".jsonl", "prior")
     rates = prior.rates
     factor_TT = np.linalg.cholesky(rates.covariance_TT)
     centres_DT = np.empty((0, len(prior.terms))) if rates.centres_DT is None else rates.centres_DT

@@ -24,7 +24,7 @@ MAX_KERNELS = 40
 """Of a class on a GPU; with more of them other GPUs add nothing."""
 
 _MAX_SCALE = 1.0
-"""Kernels whose sizes differ by a factor e are no more alike than others, however few are measured."""
+"""Logs of sizes are taken in units of at most one: a few kernels that lie far apart make nothing between them alike."""
 
 _Array = NDArray[np.float64]
 

@@ -38,13 +38,23 @@ def save_device(device: Device, path: str | Path) -> None:
     Raises:
         ValueError: the file's name does not end in .yaml, or its folder does not exist.
     """
-    path = Path(path).expanduser()
-    if path.suffix != ".yaml":
-        raise ValueError(f"a device's file ends in .yaml, found {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"folder {str(path.parent)!r} of the device's file does not exist")
+    path = file_to_write(path, ".yaml", "device")
     text: str = yaml.dump(device_to_mapping(device), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     write_whole(path, text)
+
+
+def file_to_write(path: str | Path, suffix: str, what: str) -> Path:
+    """The path, with the home directory for ~.
+
+    Raises:
+        ValueError: the file's name does not end in the suffix, or its folder does not exist; `what` names it.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != suffix:
+        raise ValueError(f"a {what}'s file ends in {suffix}, found {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"folder {str(path.parent)!r} of the {what}'s file does not exist")
+    return path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
